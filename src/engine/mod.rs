@@ -1,0 +1,1 @@
+//! The deployable network: folded, lowered, integer or sparse; no training code.

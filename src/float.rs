@@ -1,0 +1,108 @@
+//! The element type of every tensor: `f32` or `f64`.
+
+use ndarray::{ArrayView, Dimension, NdFloat};
+use num_traits::{FromPrimitive, ToPrimitive};
+
+use crate::error::{Error, Result};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// A floating-point element, `f32` or `f64`. Sealed: half floats are a storage format only.
+pub trait Float: sealed::Sealed + NdFloat + FromPrimitive + ToPrimitive + Default + std::iter::Sum {
+    /// Bytes of one element.
+    const BYTES: usize;
+
+    /// The nearest value of this type.
+    fn of(x: f64) -> Self;
+
+    /// The same value as `f64`, exactly.
+    fn as_f64(self) -> f64;
+
+    /// Rounds to the nearest integer, ties to the even one.
+    fn round_half_even(self) -> Self;
+}
+
+macro_rules! float {
+    ($t:ty) => {
+        impl Float for $t {
+            const BYTES: usize = size_of::<$t>();
+
+            fn of(x: f64) -> Self {
+                x as $t
+            }
+
+            fn as_f64(self) -> f64 {
+                f64::from(self)
+            }
+
+            fn round_half_even(self) -> Self {
+                self.round_ties_even()
+            }
+        }
+    };
+}
+
+float!(f32);
+float!(f64);
+
+/// Refuses NaN and infinity, naming the first place where one stands.
+pub(crate) fn check_finite<F: Float, D: Dimension>(
+    what: &'static str,
+    x: &ArrayView<'_, F, D>,
+) -> Result<()> {
+    // One pass without branches first: the sum of `0 * x` is 0 exactly when all of `x` is finite.
+    let clean = match x.as_slice_memory_order() {
+        Some(x) => x.iter().fold(F::zero(), |sum, &x| sum + x * F::zero()) == F::zero(),
+        None => false,
+    };
+    if clean {
+        return Ok(());
+    }
+    for (flat, &value) in x.iter().enumerate() {
+        if !value.is_finite() {
+            return Err(Error::NotFinite { what, index: unravel(flat, x.shape()), value: value.as_f64() });
+        }
+    }
+    Ok(())
+}
+
+/// The index of the `flat`-th element in row-major order.
+pub(crate) fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, &length) in index.iter_mut().zip(shape).rev() {
+        *i = flat % length.max(1);
+        flat /= length.max(1);
+    }
+    index
+}
+
+/// Refuses an array whose shape is not the expected one.
+pub(crate) fn check_shape(what: &'static str, actual: &[usize], expected: &[usize]) -> Result<()> {
+    if actual == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { what, actual: actual.to_vec(), expected: expected.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn names_the_first_infinity_in_a_transposed_view() {
+        let x = array![[0.0, 1.0, f64::INFINITY], [f64::NAN, 2.0, 3.0]];
+        let error = check_finite("weights", &x.t()).unwrap_err();
+        assert_eq!(error.to_string(), "weights is NaN at index [0, 1]; only finite numbers are allowed");
+    }
+
+    #[test]
+    fn accepts_the_extremes() {
+        let x = array![f32::MAX, f32::MIN, f32::MIN_POSITIVE, -0.0];
+        assert!(check_finite("weights", &x.view()).is_ok());
+    }
+}

@@ -1,0 +1,1 @@
+//! Files: the crate's own container, and data sets.

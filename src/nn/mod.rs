@@ -1,0 +1,1 @@
+//! A small network: just enough to train, prune, quantize and distil.

@@ -1,0 +1,1 @@
+//! Rescaling features: [`Normalizer`](crate::Normalizer)s.

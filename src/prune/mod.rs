@@ -1,0 +1,1 @@
+//! What to remove: scores, selections, pruners and schedules.

@@ -1,0 +1,1 @@
+//! Fewer bits: schemes, ranges, the uniform quantizer and the integer product.

@@ -1,0 +1,1 @@
+//! Against overfitting: [`Regularizer`](crate::Regularizer)s and weight penalties.

@@ -1,0 +1,5 @@
+//! What compressed weights are made of.
+
+pub mod mask;
+
+pub use mask::Mask;
