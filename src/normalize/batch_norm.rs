@@ -250,9 +250,10 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
     fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
         check_width("x", &x, self.features())?;
         let mut y = into_rows(x);
-        let scale = self.scale().mapv(F::of);
+        let scale = self.scale().mapv(F::of).to_vec();
+        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
         for row in elements_mut(&mut y).chunks_exact_mut(self.features()) {
-            let settings = self.running_mean.iter().zip(&scale).zip(&self.beta);
+            let settings = running_mean.iter().zip(&scale).zip(&beta);
             for (y, ((&mean, &scale), &beta)) in row.iter_mut().zip(settings) {
                 *y = (*y - mean) * scale + beta;
             }
@@ -268,9 +269,10 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
             return Err(Error::Unsupported { what: "the inverse of batch norm", reason });
         }
         let mut x = into_rows(y);
-        let inverse = self.scale().mapv(|scale| F::of(1.0 / scale));
+        let inverse = self.scale().mapv(|scale| F::of(1.0 / scale)).to_vec();
+        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
         for row in elements_mut(&mut x).chunks_exact_mut(self.features()) {
-            let settings = self.running_mean.iter().zip(&inverse).zip(&self.beta);
+            let settings = running_mean.iter().zip(&inverse).zip(&beta);
             for (x, ((&mean, &inverse), &beta)) in row.iter_mut().zip(settings) {
                 *x = (*x - beta) * inverse + mean;
             }
@@ -292,11 +294,12 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
         let std: Vec<f64> = moments.m2.iter().map(|m2| (m2 / rows as f64 + self.eps).sqrt()).collect();
         let inverse: Vec<F> = std.iter().map(|std| F::of(1.0 / std)).collect();
 
+        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
         let mut y = Array2::zeros((rows, features));
         let outputs = elements_mut(&mut y).chunks_exact_mut(features);
         for (row, y) in elements_mut(&mut x_hat).chunks_exact_mut(features).zip(outputs) {
             moments.standardize(row, &inverse);
-            for (((y, &x_hat), &gamma), &beta) in y.iter_mut().zip(&*row).zip(&self.gamma).zip(&self.beta) {
+            for (((y, &x_hat), &gamma), &beta) in y.iter_mut().zip(&*row).zip(&gamma).zip(&beta) {
                 *y = x_hat * gamma + beta;
             }
         }

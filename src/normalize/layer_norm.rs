@@ -46,7 +46,7 @@ pub struct LayerNorm<F> {
 pub struct LayerNormCache<F> {
     x_hat: Array2<F>,
     inverse: Vec<F>,
-    gamma: Array1<F>,
+    gamma: Vec<F>,
 }
 
 impl<F: Float> LayerNorm<F> {
@@ -144,8 +144,9 @@ impl<F: Float> LayerNorm<F> {
 
     /// `x_hat * gamma + beta`, in place.
     fn affine(&self, x_hat: &mut Array2<F>) {
+        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
         for row in elements_mut(x_hat).chunks_exact_mut(self.features()) {
-            for ((y, &gamma), &beta) in row.iter_mut().zip(&self.gamma).zip(&self.beta) {
+            for ((y, &gamma), &beta) in row.iter_mut().zip(&gamma).zip(&beta) {
                 *y = *y * gamma + beta;
             }
         }
@@ -205,7 +206,7 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
         let inverse = self.standardize(&mut x_hat)?;
         let mut y = x_hat.clone();
         self.affine(&mut y);
-        Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.clone() }))
+        Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.to_vec() }))
     }
 
     fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {

@@ -46,8 +46,9 @@ pub struct MinMaxCache<F> {
     u: Array2<F>,
     /// `(hi - lo) / (max - min)`, 0 for a constant feature.
     slope: Vec<F>,
-    /// First rows with the smallest and the largest value.
-    first: Vec<(usize, usize)>,
+    /// First rows with the smallest value of each feature, and with the largest.
+    min_at: Vec<usize>,
+    max_at: Vec<usize>,
 }
 
 impl<F: Float> MinMax<F> {
@@ -58,7 +59,7 @@ impl<F: Float> MinMax<F> {
     /// whose `max - min` overflows.
     pub fn fit(data: ArrayView2<'_, F>) -> Result<Self> {
         check_some(data.ncols())?;
-        let (min, max) = extremes("data", data)?;
+        let Extremes { min, max, .. } = Extremes::of("data", data)?;
         Ok(Self { min, max, lo: F::zero(), hi: F::one() })
     }
 
@@ -86,7 +87,7 @@ impl<F: Float> MinMax<F> {
     /// As [`fit`](Self::fit), and [`Error::Shape`] for another number of features; nothing is learnt then.
     pub fn update(&mut self, data: ArrayView2<'_, F>) -> Result<()> {
         check_shape("data", data.shape(), &[data.nrows(), self.features()])?;
-        let (min, max) = extremes("data", data)?;
+        let Extremes { min, max, .. } = Extremes::of("data", data)?;
         self.merge(&min, &max)
     }
 
@@ -119,21 +120,38 @@ impl<F: Float> MinMax<F> {
     }
 }
 
-/// Smallest and largest value of every column.
-fn extremes<F: Float>(what: &'static str, data: ArrayView2<'_, F>) -> Result<(Array1<F>, Array1<F>)> {
-    if data.nrows() == 0 {
-        return Err(Error::Empty { what });
-    }
-    check_finite(what, &data)?;
-    let (mut min, mut max) = (data.row(0).to_owned(), data.row(0).to_owned());
-    for row in data.rows() {
-        for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(row) {
-            *min = if x < *min { x } else { *min };
-            *max = if x > *max { x } else { *max };
+/// Smallest and largest value of every column, and the first rows that hold them.
+struct Extremes<F> {
+    min: Array1<F>,
+    max: Array1<F>,
+    min_at: Vec<usize>,
+    max_at: Vec<usize>,
+}
+
+impl<F: Float> Extremes<F> {
+    fn of(what: &'static str, data: ArrayView2<'_, F>) -> Result<Self> {
+        if data.nrows() == 0 {
+            return Err(Error::Empty { what });
         }
+        check_finite(what, &data)?;
+        let width = data.ncols();
+        let data = data.as_standard_layout();
+        let mut rows = elements(&data).chunks_exact(width.max(1));
+        let first = rows.next().unwrap_or_default();
+        let (mut min, mut max) = (first.to_vec(), first.to_vec());
+        let (mut min_at, mut max_at) = (vec![0; width], vec![0; width]);
+        for (i, row) in rows.enumerate().map(|(i, row)| (i + 1, row)) {
+            for ((min, at), &x) in min.iter_mut().zip(&mut min_at).zip(row) {
+                (*min, *at) = if x < *min { (x, i) } else { (*min, *at) };
+            }
+            for ((max, at), &x) in max.iter_mut().zip(&mut max_at).zip(row) {
+                (*max, *at) = if x > *max { (x, i) } else { (*max, *at) };
+            }
+        }
+        let (min, max) = (Array1::from(min), Array1::from(max));
+        check_spread(&min, &max)?;
+        Ok(Self { min, max, min_at, max_at })
     }
-    check_spread(&min, &max)?;
-    Ok((min, max))
 }
 
 /// Every `max - min` has to be a finite number.
@@ -143,10 +161,11 @@ fn check_spread<F: Float>(min: &Array1<F>, max: &Array1<F>) -> Result<()> {
 
 /// Turns every `x` into its `u`, in place.
 fn to_unit<F: Float>(x: &mut Array2<F>, min: &Array1<F>, max: &Array1<F>) {
+    let lowest = min.to_vec();
     // Dividing by infinity gives the 0 that a constant feature shall have.
     let spread: Vec<F> = min.iter().zip(max).map(|(&min, &max)| positive_or_infinity(max - min)).collect();
     for row in elements_mut(x).chunks_exact_mut(min.len()) {
-        for ((x, &min), &spread) in row.iter_mut().zip(min).zip(&spread) {
+        for ((x, &min), &spread) in row.iter_mut().zip(&lowest).zip(&spread) {
             *x = (*x - min) / spread;
         }
     }
@@ -175,8 +194,9 @@ impl<F: Float> Normalizer<F> for MinMax<F> {
         check_width("y", &y, self.features())?;
         check_finite("y", &y.view())?;
         let mut x = into_rows(y);
+        let (min, max) = (self.min.to_vec(), self.max.to_vec());
         for row in elements_mut(&mut x).chunks_exact_mut(self.features()) {
-            for ((x, &min), &max) in row.iter_mut().zip(&self.min).zip(&self.max) {
+            for ((x, &min), &max) in row.iter_mut().zip(&min).zip(&max) {
                 let u = (*x - self.lo) / (self.hi - self.lo);
                 *x = min * (F::one() - u) + max * u;
             }
@@ -188,17 +208,14 @@ impl<F: Float> Normalizer<F> for MinMax<F> {
     /// infinity ([`Error::NotFinite`]) and a batch without rows ([`Error::Empty`]).
     fn normalize_batch(&mut self, x: Array2<F>) -> Result<(Array2<F>, Self::Cache)> {
         check_width("x", &x, self.features())?;
-        let (min, max) = extremes("x", x.view())?;
+        let Extremes { min, max, min_at, max_at } = Extremes::of("x", x.view())?;
         self.merge(&min, &max)?;
-        let first_at = |j: usize, value: F| x.column(j).iter().position(|&x| x == value).unwrap_or_default();
-        let first = min.iter().zip(&max).enumerate();
-        let first = first.map(|(j, (&min, &max))| (first_at(j, min), first_at(j, max))).collect();
         let slope = |(&min, &max): (&F, &F)| (self.hi - self.lo) / positive_or_infinity(max - min);
         let slope = min.iter().zip(&max).map(slope).collect();
         let mut u = into_rows(x);
         to_unit(&mut u, &min, &max);
         let y = u.mapv(|u| self.lo * (F::one() - u) + self.hi * u);
-        Ok((y, MinMaxCache { u, slope, first }))
+        Ok((y, MinMaxCache { u, slope, min_at, max_at }))
     }
 
     /// The range is a function of the batch, so the rows that hold its ends get
@@ -211,7 +228,7 @@ impl<F: Float> Normalizer<F> for MinMax<F> {
         let mut dx = into_rows(dy);
         let (dy_sum, dy_u_sum) =
             super::columns::product_sums(elements(&dx), elements(&cache.u), cache.slope.len());
-        for (j, &(smallest, largest)) in cache.first.iter().enumerate() {
+        for (j, (&smallest, &largest)) in cache.min_at.iter().zip(&cache.max_at).enumerate() {
             dx[[smallest, j]] -= F::of(dy_sum[j] - dy_u_sum[j]);
             dx[[largest, j]] -= F::of(dy_u_sum[j]);
         }

@@ -105,6 +105,17 @@ fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
     draws
 }
 
+/// Bit `i` is 1 if draw `i` keeps.
+#[inline]
+fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
+    let kept = draws.map(|draw| u8::from(draw >= threshold));
+    let bytes = kept.as_chunks().0.iter().map(|&eight| {
+        // Moves bit 0 of byte i to bit 56 + i; no two terms of the product meet.
+        (u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080)) >> 56
+    });
+    bytes.rev().fold(0, |word, byte| word << 8 | byte)
+}
+
 impl<F: Float> Regularizer<F> for Dropout {
     type Cache = DropoutCache;
 
@@ -124,8 +135,7 @@ impl<F: Float> Regularizer<F> for Dropout {
                 // Written, not multiplied: an infinity times 0 would be NaN.
                 *y = if draw < threshold { F::zero() } else { *y * factor };
             }
-            let bits = draws.iter().enumerate().map(|(i, &draw)| u64::from(draw >= threshold) << i);
-            keep.push(bits.fold(0, |word, bit| word | bit));
+            keep.push(kept_bits(&draws, threshold));
         }
         (y, DropoutCache { dim, keep: Some(keep), gain })
     }

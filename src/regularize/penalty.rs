@@ -13,7 +13,7 @@
 //! decays twice as fast for the same number. In the group lasso `s` is 1, or `sqrt(size of a group)` in the
 //! form of Yuan and Lin (2006), which makes one lambda fit matrices of different shapes.
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Zip};
+use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Zip};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
@@ -125,8 +125,7 @@ impl Penalty {
                 w.iter().map(price).sum()
             }
             Kind::GroupLasso { lambda, groups, by_size } => {
-                let w = by_rows(groups, w);
-                lambda * weight(by_size, w.ncols()) * w.rows().into_iter().map(norm).sum::<f64>()
+                lambda * groups.weight(w, by_size) * groups.norms(w).iter().sum::<f64>()
             }
         })
     }
@@ -146,39 +145,61 @@ impl Penalty {
                 });
             }
             Kind::GroupLasso { lambda, groups, by_size } => {
-                let w = by_rows(groups, w);
-                if groups == Groups::Columns {
-                    dw.swap_axes(0, 1);
-                }
-                let lambda = lambda * weight(by_size, w.ncols());
-                for (mut dw, w) in dw.rows_mut().into_iter().zip(w.rows()) {
-                    let norm = norm(w);
-                    if norm != 0.0 {
-                        Zip::from(&mut dw)
-                            .and(&w)
-                            .for_each(|dw, w| *dw += F::of(lambda * (w.as_f64() / norm)));
-                    }
-                }
+                let lambda = lambda * groups.weight(w, by_size);
+                // Dividing by infinity gives a group of zeros the gradient 0.
+                let norms = groups.norms(w);
+                let norms = norms.iter().map(|&norm| if norm == 0.0 { f64::INFINITY } else { norm });
+                let norms: Array1<f64> = norms.collect();
+                let norms = match groups {
+                    Groups::Rows => norms.view().insert_axis(Axis(1)),
+                    Groups::Columns => norms.view().insert_axis(Axis(0)),
+                };
+                Zip::from(&mut dw).and(&w).and_broadcast(&norms).for_each(|dw, w, norm| {
+                    *dw += F::of(lambda * (w.as_f64() / norm));
+                });
             }
         }
         Ok(())
     }
 }
 
-/// The groups as rows.
-fn by_rows<F>(groups: Groups, w: ArrayView2<'_, F>) -> ArrayView2<'_, F> {
-    match groups {
-        Groups::Rows => w,
-        Groups::Columns => w.reversed_axes(),
+impl Groups {
+    /// The factor of the group lasso.
+    fn weight<F>(self, w: ArrayView2<'_, F>, by_size: bool) -> f64 {
+        let size = match self {
+            Self::Rows => w.ncols(),
+            Self::Columns => w.nrows(),
+        };
+        if by_size { (size as f64).sqrt() } else { 1.0 }
+    }
+
+    /// Euclidean norms of the groups.
+    fn norms<F: Float>(self, w: ArrayView2<'_, F>) -> Vec<f64> {
+        match self {
+            Self::Rows => w.rows().into_iter().map(|row| root(squares(row), row)).collect(),
+            Self::Columns => {
+                let mut sums = vec![0.0; w.ncols()];
+                for row in w.rows() {
+                    for (sum, w) in sums.iter_mut().zip(row) {
+                        *sum += w.as_f64() * w.as_f64();
+                    }
+                }
+                sums.into_iter().zip(w.columns()).map(|(sum, column)| root(sum, column)).collect()
+            }
+        }
     }
 }
 
-fn weight(by_size: bool, size: usize) -> f64 {
-    if by_size { (size as f64).sqrt() } else { 1.0 }
+fn squares<F: Float>(w: ArrayView1<'_, F>) -> f64 {
+    w.iter().map(|w| w.as_f64() * w.as_f64()).sum()
 }
 
-/// Euclidean norm; scaled by the largest entry, so that no square overflows or vanishes.
-fn norm<F: Float>(w: ArrayView1<'_, F>) -> f64 {
+/// The root of the sum of squares of `w`, or of their scaled squares where the plain ones over- or underflow.
+fn root<F: Float>(sum: f64, w: ArrayView1<'_, F>) -> f64 {
+    // Squares of f32 are far from both ends of f64.
+    if F::BYTES < size_of::<f64>() || (1e-280..1e300).contains(&sum) {
+        return sum.sqrt();
+    }
     let largest = w.iter().fold(0.0, |largest, w| {
         let w = w.as_f64().abs();
         if w > largest || w.is_nan() { w } else { largest }
@@ -186,8 +207,7 @@ fn norm<F: Float>(w: ArrayView1<'_, F>) -> f64 {
     if largest == 0.0 {
         return 0.0;
     }
-    let square = |w: &F| (w.as_f64() / largest) * (w.as_f64() / largest);
-    largest * w.iter().map(square).sum::<f64>().sqrt()
+    largest * w.iter().map(|w| (w.as_f64() / largest).powi(2)).sum::<f64>().sqrt()
 }
 
 fn check_lambda(name: &'static str, lambda: f64) -> Result<f64> {
