@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn a_batch_with_few_digits_left_keeps_its_variance() {
         // In f32 the neighbours of 1e6 are 1/16 apart; the naive formulas give a negative variance here.
-        let step = |i: usize| if i % 2 == 0 { -0.0625_f32 } else { 0.0625 };
+        let step = |i: usize| if i.is_multiple_of(2) { -0.0625_f32 } else { 0.0625 };
         let x = Array2::from_shape_fn((1000, 2), |(i, j)| if j == 0 { 1e6 + step(i) } else { step(i) });
         let mut norm = BatchNorm::<f32>::new(2).unwrap().with_momentum(Some(1.0)).unwrap();
         let (y, _) = norm.normalize_batch(x).unwrap();
