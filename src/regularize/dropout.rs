@@ -1,0 +1,272 @@
+//! Dropout: silence random activations while training, so that no unit can lean on one neighbour.
+//!
+//! ```text
+//! y[i] = x[i] * g[i]      g[i] = 0            with probability p
+//!                         g[i] = 1 / (1 - p)  otherwise
+//! ```
+//!
+//! The gain `1 / (1 - p)` keeps the mean of `y` equal to `x`, which is why inference needs no
+//! counterpart: leave the layer out. Srivastava et al., JMLR 15 (2014).
+//!
+//! Chance comes in 16-bit draws of Philox4x32-10, keyed by one `u64` from the passed generator and addressed
+//! by position in row-major order. Element `i` is dropped if its draw is below `round(p * 65536)`. The draws of
+//! 64 elements are the words of eight counters, word by word, so that eight counters fill a vector register:
+//!
+//! ```text
+//! counter = 8 * (i / 64) + i / 2 % 8      word = i / 16 % 4      half = i % 2, the lower one first
+//! ```
+//!
+//! So `p` is served to within 1 / 131072, and the gain is that of the `p` that is served: the mean is kept
+//! exactly. Draws are the same on every machine and for `f32` and `f64`.
+
+use ndarray::Array2;
+use rand::Rng;
+
+use super::philox::{LANES, Philox};
+use crate::error::{Error, Result};
+use crate::float::{Float, elements_mut, into_rows};
+use crate::traits::Regularizer;
+
+/// Number of different 16-bit draws.
+const DRAWS: u32 = 1 << 16;
+/// Draws of one block of the generator: one word of the mask.
+const CHUNK: usize = LANES * 8;
+
+/// Drops each activation with probability `p` and scales the others by `1 / (1 - p)`.
+///
+/// ```
+/// use trimnet::Regularizer;
+/// use trimnet::ndarray::Array2;
+/// use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+/// use trimnet::regularize::Dropout;
+///
+/// let dropout = Dropout::new(0.5)?;
+/// let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+/// let (y, _cache) = dropout.perturb(Array2::<f32>::ones((4, 8)), &mut rng);
+/// assert!(y.iter().all(|&y| y == 0.0 || y == 2.0));
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw", into = "Raw"))]
+pub struct Dropout {
+    p: f64,
+    /// A draw below it drops, 0..=65535.
+    threshold: u32,
+}
+
+/// What was kept, one bit per activation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropoutCache {
+    dim: (usize, usize),
+    /// Bit `i % 64` of word `i / 64` is 1 if element `i` stays; none if all stay.
+    keep: Option<Vec<u64>>,
+    gain: f64,
+}
+
+impl Dropout {
+    /// Drops each activation with probability `p`, served as the nearest multiple of 1 / 65536 below 1:
+    /// smaller than 1 / 131072 drops nothing, and the largest `p` below 1 still keeps one in 65536.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless `0 <= p < 1`.
+    pub fn new(p: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error::OutOfRange { name: "p", value: p, range: "0 <= p < 1" });
+        }
+        let threshold = ((p * f64::from(DRAWS)).round() as u32).min(DRAWS - 1);
+        Ok(Self { p, threshold })
+    }
+
+    /// Chance to drop, as it was asked for.
+    pub fn p(&self) -> f64 {
+        self.p
+    }
+
+    /// Chance to drop, as it is served: a multiple of 1 / 65536.
+    pub fn effective_p(&self) -> f64 {
+        f64::from(self.threshold) / f64::from(DRAWS)
+    }
+
+    /// What a kept activation is multiplied with: `1 / (1 - effective_p)`.
+    pub fn gain(&self) -> f64 {
+        f64::from(DRAWS) / f64::from(DRAWS - self.threshold)
+    }
+}
+
+/// The draws of elements `64 * index .. 64 * (index + 1)`.
+#[inline]
+fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
+    let words = stream.block(index);
+    let mut draws = [0; CHUNK];
+    for (pair, word) in draws.as_chunks_mut().0.iter_mut().zip(words.as_flattened()) {
+        *pair = [*word as u16, (*word >> 16) as u16];
+    }
+    draws
+}
+
+/// Bit `i` is 1 if draw `i` keeps.
+#[inline]
+fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
+    let kept = draws.map(|draw| u8::from(draw >= threshold));
+    let bytes = kept.as_chunks().0.iter().map(|&eight| {
+        // Moves bit 0 of byte i to bit 56 + i; no two terms of the product meet.
+        (u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080)) >> 56
+    });
+    bytes.rev().fold(0, |word, byte| word << 8 | byte)
+}
+
+impl<F: Float> Regularizer<F> for Dropout {
+    type Cache = DropoutCache;
+
+    /// Draws one `u64` from `rng`, whatever `p` is. At `p = 0` the output is the input, bit by bit.
+    fn perturb(&self, x: Array2<F>, rng: &mut dyn Rng) -> (Array2<F>, Self::Cache) {
+        let stream = Philox::new(rng.next_u64());
+        let (dim, gain) = (x.dim(), self.gain());
+        if self.threshold == 0 {
+            return (x, DropoutCache { dim, keep: None, gain });
+        }
+        let mut y = into_rows(x);
+        let mut keep = Vec::with_capacity(y.len().div_ceil(CHUNK));
+        let (threshold, factor) = (self.threshold as u16, F::of(gain));
+        for (index, chunk) in elements_mut(&mut y).chunks_mut(CHUNK).enumerate() {
+            let draws = draws(stream, index as u64);
+            for (y, &draw) in chunk.iter_mut().zip(&draws) {
+                // Written, not multiplied: an infinity times 0 would be NaN.
+                *y = if draw < threshold { F::zero() } else { *y * factor };
+            }
+            keep.push(kept_bits(&draws, threshold));
+        }
+        (y, DropoutCache { dim, keep: Some(keep), gain })
+    }
+
+    fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> Array2<F> {
+        if dy.dim() != cache.dim {
+            return Array2::from_elem(cache.dim, F::nan());
+        }
+        let Some(keep) = cache.keep else { return dy };
+        let mut dx = into_rows(dy);
+        let gain = F::of(cache.gain);
+        for (chunk, word) in elements_mut(&mut dx).chunks_mut(CHUNK).zip(keep) {
+            for (i, dx) in chunk.iter_mut().enumerate() {
+                *dx = if word >> i & 1 == 0 { F::zero() } else { *dx * gain };
+            }
+        }
+        dx
+    }
+}
+
+/// What a file says, before it is checked.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Raw {
+    p: f64,
+}
+
+#[cfg(feature = "serde")]
+impl From<Dropout> for Raw {
+    fn from(dropout: Dropout) -> Self {
+        Self { p: dropout.p }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Raw> for Dropout {
+    type Error = Error;
+
+    fn try_from(raw: Raw) -> Result<Self> {
+        Self::new(raw.p)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, array};
+    use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    fn perturb<F: Float>(p: f64, x: Array2<F>) -> (Array2<F>, DropoutCache) {
+        Dropout::new(p).unwrap().perturb(x, &mut Xoshiro256PlusPlus::seed_from_u64(1))
+    }
+
+    /// Computed from the formulas of this page in Python.
+    #[test]
+    fn the_stream_never_changes() {
+        let stream = Philox::new(0x0123_4567_89ab_cdef);
+        let draw = |i: usize| draws(stream, (i / CHUNK) as u64)[i % CHUNK];
+        let expected = [8750, 47184, 5222, 44490, 10655, 63438, 30960, 44080, 12473, 41002, 56202, 22373];
+        for (i, expected) in expected.into_iter().enumerate() {
+            assert_eq!(draw(i), expected);
+        }
+        assert_eq!([63, 64, 100, 1000].map(draw), [21803, 14371, 35137, 28788]);
+    }
+
+    #[test]
+    fn a_seed_drops_the_same_activations_for_ever() {
+        let (_, cache) = perturb(0.5, Array2::<f32>::ones((3, 64)));
+        let pinned = [0x8aae_6f6d_0495_238e, 0x3cef_1d84_957b_1127, 0xdef1_023e_52ea_d4ef];
+        assert_eq!(cache.keep.unwrap(), pinned);
+    }
+
+    #[test]
+    fn refuses_all_but_zero_to_below_one() {
+        for p in [-0.1, -f64::MIN_POSITIVE, 1.0, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let error = Dropout::new(p).unwrap_err();
+            assert!(error.to_string().ends_with("allowed is 0 <= p < 1"), "{error}");
+        }
+        for p in [0.0, -0.0, 1e-300, 0.5, 1.0 - f64::EPSILON] {
+            assert!(Dropout::new(p).is_ok());
+        }
+    }
+
+    #[test]
+    fn is_the_identity_at_zero_bit_by_bit() {
+        let x = array![[f64::NAN, f64::INFINITY, -0.0, 1.0]];
+        for p in [0.0, 1e-300, 1.0 / 131_073.0] {
+            let (y, cache) = perturb(p, x.clone());
+            let dx = Dropout::new(p).unwrap().backward(cache, x.clone());
+            for out in [y, dx] {
+                assert!(out.iter().zip(&x).all(|(a, b)| a.to_bits() == b.to_bits()));
+            }
+        }
+    }
+
+    #[test]
+    fn serves_p_to_within_half_a_draw_and_never_one() {
+        for p in [1e-5, 0.1, 0.3, 0.5, 0.9, 0.99999] {
+            assert!((Dropout::new(p).unwrap().effective_p() - p).abs() <= 0.5 / 65536.0);
+        }
+        let almost_one = Dropout::new(1.0 - f64::EPSILON).unwrap();
+        assert_eq!((almost_one.effective_p(), almost_one.gain()), (65535.0 / 65536.0, 65536.0));
+        for p in [0.25, 0.5, 0.75] {
+            let dropout = Dropout::new(p).unwrap();
+            assert_eq!((dropout.effective_p(), dropout.gain()), (p, 1.0 / (1.0 - p)));
+        }
+    }
+
+    #[test]
+    fn a_dropped_infinity_is_zero() {
+        let (y, _) = perturb(0.5, Array2::from_elem((8, 8), f32::INFINITY));
+        assert!(y.iter().all(|&y| y == 0.0 || y == f32::INFINITY));
+        assert!(y.iter().any(|&y| y == 0.0));
+    }
+
+    #[test]
+    fn every_bit_of_the_mask_is_what_the_output_shows() {
+        // 5 * 27 = 135 elements: two whole words and a part.
+        let (y, cache) = perturb(0.3, Array2::<f64>::ones((5, 27)));
+        let keep = cache.keep.unwrap();
+        let bits: Array1<bool> = (0..135).map(|i| keep[i / 64] >> (i % 64) & 1 == 1).collect();
+        assert_eq!(bits, y.iter().map(|&y| y != 0.0).collect::<Array1<_>>());
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_p_of_one() {
+        let dropout = Dropout::new(0.5).unwrap();
+        let json = serde_json::to_string(&dropout).unwrap();
+        assert_eq!(json, r#"{"p":0.5}"#);
+        assert_eq!(serde_json::from_str::<Dropout>(&json).unwrap(), dropout);
+        assert!(serde_json::from_str::<Dropout>(r#"{"p":1.0}"#).is_err());
+    }
+}
