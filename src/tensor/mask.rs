@@ -5,7 +5,7 @@
 
 use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Zip};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 
 /// One boolean per weight: `true` keeps it, `false` makes it zero.
@@ -35,6 +35,13 @@ impl<D: Dimension> Mask<D> {
     /// Keeps where `keep` is true.
     pub fn new(keep: Array<bool, D>) -> Self {
         Self { keep }
+    }
+
+    /// Keeps where `keep` is true, in row-major order.
+    pub(crate) fn from_row_major(dim: D, keep: Vec<bool>) -> Result<Self> {
+        let (actual, expected) = (vec![keep.len()], dim.slice().to_vec());
+        let keep = Array::from_shape_vec(dim, keep);
+        keep.map(Self::new).map_err(|_| Error::Shape { what: "mask", actual, expected })
     }
 
     /// Keeps everything.
@@ -86,7 +93,7 @@ impl<D: Dimension> Mask<D> {
     /// Keeps what both masks keep.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     pub fn and(mut self, other: &Self) -> Result<Self> {
         check_shape("mask", other.keep.shape(), self.keep.shape())?;
         Zip::from(&mut self.keep).and(&other.keep).for_each(|a, &b| *a &= b);
@@ -96,7 +103,7 @@ impl<D: Dimension> Mask<D> {
     /// Writes 0.0 where the mask does not keep. Written, not multiplied: `inf * 0` would be NaN.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     pub fn apply<F: Float>(&self, mut weights: ArrayViewMut<'_, F, D>) -> Result<()> {
         check_shape("weights", weights.shape(), self.keep.shape())?;
         // Without a branch: a random mask would be mispredicted at every other weight.
@@ -122,18 +129,12 @@ impl<D: Dimension> From<Mask<D>> for Packed<D> {
 
 #[cfg(feature = "serde")]
 impl<D: Dimension> TryFrom<Packed<D>> for Mask<D> {
-    type Error = crate::Error;
+    type Error = Error;
 
     fn try_from(Packed { dim, bits }: Packed<D>) -> Result<Self> {
         let n = super::bits::elements(dim.slice(), 1)?;
         super::bits::check(&bits, n)?;
-        let shape = dim.slice().to_vec();
-        let keep = Array::from_shape_vec(dim, super::bits::unpack(&bits, n));
-        keep.map(Self::new).map_err(|_| crate::Error::Shape {
-            what: "mask",
-            actual: vec![n],
-            expected: shape,
-        })
+        Self::from_row_major(dim, super::bits::unpack(&bits, n))
     }
 }
 
