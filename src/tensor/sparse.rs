@@ -147,11 +147,18 @@ fn decode_gaps<G: Copy + Into<usize>>(gaps: &[G], escape: usize, mut f: impl FnM
     }
 }
 
+/// Minus zero is stored: what survives pruning survives to the bit.
+fn is_stored<F: Float>(w: F) -> bool {
+    (w != F::zero()) | w.is_sign_negative()
+}
+
 impl<F: Float, D: Dimension> SparseTensor<F, D> {
     /// Stores everything but the zeros of `weights`.
     pub fn new(weights: ArrayView<'_, F, D>) -> Self {
+        let dim = weights.raw_dim();
         let dense = weights.as_standard_layout();
-        Self::pack(weights.raw_dim(), dense.iter().map(|&w| (w, true)))
+        let dense = dense.as_slice().unwrap_or_default();
+        Self::pack(dim, dense, bits::pack(dense, is_stored))
     }
 
     /// Stores what `mask` keeps of `weights`, without the zeros among it.
@@ -160,24 +167,19 @@ impl<F: Float, D: Dimension> SparseTensor<F, D> {
     /// [`Error::Shape`] if the shapes differ.
     pub fn masked(weights: ArrayView<'_, F, D>, mask: &Mask<D>) -> Result<Self> {
         check_shape("mask", mask.keep().shape(), weights.shape())?;
+        let dim = weights.raw_dim();
         let (dense, keep) = (weights.as_standard_layout(), mask.keep());
-        let keep = keep.as_standard_layout();
-        Ok(match (dense.as_slice(), keep.as_slice()) {
-            (Some(dense), Some(keep)) => {
-                Self::pack(weights.raw_dim(), dense.iter().copied().zip(keep.iter().copied()))
-            }
-            _ => Self::pack(weights.raw_dim(), dense.iter().copied().zip(keep.iter().copied())),
-        })
+        let (dense, keep) = (dense.as_slice().unwrap_or_default(), keep.as_standard_layout());
+        let mut bitmap = bits::pack(dense, is_stored);
+        let keep = bits::pack(keep.as_slice().unwrap_or_default(), |keep| keep);
+        bitmap.iter_mut().zip(keep).for_each(|(stored, keep)| *stored &= keep);
+        Ok(Self::pack(dim, dense, bitmap))
     }
 
-    fn pack(dim: D, weights: impl Iterator<Item = (F, bool)> + Clone) -> Self {
-        // Minus zero is stored: what survives pruning survives to the bit.
-        let stored = |(w, keep): (F, bool)| keep && (w != F::zero() || w.is_sign_negative());
-        let bitmap = bits::pack(weights.clone().map(stored));
+    fn pack(dim: D, dense: &[F], bitmap: Vec<u8>) -> Self {
         let mut values = Vec::with_capacity(bits::count(&bitmap));
-        values.extend(weights.filter(|&w| stored(w)).map(|(w, _)| w));
-        let n = dim.size();
-        Self { dim, index: Index::smallest(bitmap, n), values }
+        bits::each(&bitmap, |i| values.push(dense[i]));
+        Self { dim, index: Index::smallest(bitmap, dense.len()), values }
     }
 
     /// Number of stored weights.
