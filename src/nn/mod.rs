@@ -12,6 +12,7 @@ pub mod linear;
 pub mod mlp;
 pub mod optimizer;
 pub mod parameter;
+pub mod pruning;
 pub mod sgd;
 pub mod shrink;
 
