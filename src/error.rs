@@ -66,7 +66,9 @@ pub enum Error {
         classes: usize,
     },
     /// Training led to a loss that is not a number.
-    #[error("the loss is {loss} in epoch {epoch}, step {step}; a smaller learning rate or clipped gradients may help")]
+    #[error(
+        "the loss is {loss} in epoch {epoch}, step {step}; a smaller learning rate or clipped gradients may help"
+    )]
     Diverged {
         /// The epoch, from 0.
         epoch: usize,

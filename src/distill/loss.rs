@@ -32,6 +32,16 @@ impl KdWeights {
     pub fn alpha(alpha: f64) -> Self {
         Self { hard: alpha, soft: 1.0 - alpha }
     }
+
+    /// Both weights finite and not negative.
+    pub(super) fn check(self) -> Result<()> {
+        for (name, value) in [("hard weight", self.hard), ("soft weight", self.soft)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::OutOfRange { name, value, range: "0 <= weight, finite" });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the sum of the soft term over rows and classes is divided by.
@@ -192,11 +202,7 @@ impl KdLoss {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return Err(Error::OutOfRange { name: "temperature", value: self.temperature, range });
         }
-        for (name, value) in [("hard weight", self.weights.hard), ("soft weight", self.weights.soft)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::OutOfRange { name, value, range: "0 <= weight, finite" });
-            }
-        }
+        self.weights.check()?;
         Ok(self)
     }
 }

@@ -1,6 +1,6 @@
 //! What a network is trained for: from its outputs on a batch to a loss and the gradients of it.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use super::data::{Batch, Dataset, TargetsView};
 use super::loss::{check_labels, cross_entropy, mse};
@@ -27,7 +27,12 @@ pub trait Objective<F: Float> {
     ///
     /// # Errors
     /// As the loss itself.
-    fn evaluate(&mut self, outputs: &Array2<F>, hidden: &[Array2<F>], batch: &Batch<'_, F>) -> Result<Evaluated<F>>;
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        hidden: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>>;
 
     /// Moves what the objective itself learns, after the network's own step; nothing by default.
     ///
@@ -69,8 +74,13 @@ impl<F: Float> Objective<F> for CrossEntropy {
         check_classes(mlp, data)
     }
 
-    fn evaluate(&mut self, outputs: &Array2<F>, _: &[Array2<F>], batch: &Batch<'_, F>) -> Result<Evaluated<F>> {
-        let (loss, doutputs) = cross_entropy(outputs.view(), labels(batch.targets)?)?;
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        _: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>> {
+        let (loss, doutputs) = cross_entropy(outputs, labels(batch.targets)?)?;
         Ok(Evaluated { loss, doutputs, dhidden: Vec::new() })
     }
 }
@@ -88,14 +98,19 @@ impl<F: Float> Objective<F> for MeanSquaredError {
         }
     }
 
-    fn evaluate(&mut self, outputs: &Array2<F>, _: &[Array2<F>], batch: &Batch<'_, F>) -> Result<Evaluated<F>> {
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        _: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>> {
         let TargetsView::Values(values) = batch.targets else {
             return Err(Error::Unsupported {
                 what: "mean squared error",
                 reason: "the batch has labels".to_owned(),
             });
         };
-        let (loss, doutputs) = mse(outputs.view(), values)?;
+        let (loss, doutputs) = mse(outputs, values)?;
         Ok(Evaluated { loss, doutputs, dhidden: Vec::new() })
     }
 }

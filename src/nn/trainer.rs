@@ -180,9 +180,11 @@ impl Trainer {
             let mut flow = ControlFlow::Continue(());
             while let Some(batch) = batches.next_batch() {
                 learning_rate = self.learning_rate.at(step as f64 / steps_per_epoch as f64);
-                let (outputs, hidden, cache) =
+                let (outputs, cache) =
                     mlp.forward_with_hidden(batch.inputs, objective.hidden_layers(), &mut rng)?;
-                let evaluated = objective.evaluate(&outputs, &hidden, &batch)?;
+                let hidden: Vec<_> =
+                    objective.hidden_layers().iter().filter_map(|&layer| cache.hidden(layer)).collect();
+                let evaluated = objective.evaluate(outputs.view(), &hidden, &batch)?;
                 let loss = evaluated.loss.as_f64();
                 if !loss.is_finite() {
                     return Err(Error::Diverged { epoch, step, loss });
@@ -239,7 +241,9 @@ impl Trainer {
     }
 
     fn penalty<F: Float>(&self, mlp: &Mlp<F>) -> f64 {
-        let of = |penalty: &Penalty| mlp.linears().map(|linear| penalty.value(linear.weight()).as_f64()).sum::<f64>();
+        let of = |penalty: &Penalty| {
+            mlp.linears().map(|linear| penalty.value(linear.weight()).as_f64()).sum::<f64>()
+        };
         self.penalties.iter().map(of).sum()
     }
 
