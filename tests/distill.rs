@@ -161,7 +161,7 @@ fn refuses_a_pair_that_does_not_fit() {
     };
     let three = network(4, 3, 1);
     assert!(matches!(fit(Distillation::live(&three, kd).unwrap(), &data), Error::Shape { .. }));
-    let wide = Mlp::<f64>::builder(3).linear(2).build(&mut rng(1)).unwrap();
+    let wide = Mlp::builder(3).linear(2).build::<f64>(&mut rng(1)).unwrap();
     assert!(matches!(fit(Distillation::live(&wide, kd).unwrap(), &data), Error::Shape { .. }));
     let nine = Array2::zeros((9, 2));
     assert!(matches!(fit(Distillation::cached(nine, kd).unwrap(), &data), Error::Shape { .. }));

@@ -48,7 +48,7 @@ fn learns_and_reports_what_it_learnt() {
 #[test]
 fn one_step_is_forward_gradients_and_the_optimizer() {
     let data = rays(3);
-    let start = Mlp::<f64>::builder(2).linear(4).tanh().linear(3).build(&mut rng(3)).unwrap();
+    let start = Mlp::builder(2).linear(4).tanh().linear(3).build::<f64>(&mut rng(3)).unwrap();
     let mut trained = start.clone();
     Trainer::new(1, 3)
         .unwrap()
@@ -110,7 +110,7 @@ fn a_last_batch_of_one_row_does_not_break_batch_norm() {
 fn a_loss_that_is_not_finite_names_its_epoch_and_step() {
     let inputs = Array2::from_elem((4, 1), 1e200);
     let data = Dataset::regression(inputs, Array2::from_elem((4, 1), -1e200)).unwrap();
-    let mut mlp = Mlp::<f64>::builder(1).linear(1).build(&mut rng(1)).unwrap();
+    let mut mlp = Mlp::builder(1).linear(1).build::<f64>(&mut rng(1)).unwrap();
     let before = mlp.clone();
     let error = Trainer::new(3, 2)
         .unwrap()
@@ -243,7 +243,7 @@ fn penalties_make_weights_smaller_and_are_reported() {
 #[test]
 fn a_clipped_gradient_moves_no_further_than_its_norm() {
     let data = Dataset::regression(array![[100.0], [200.0]], array![[1e6], [-1e6]]).unwrap();
-    let mut mlp = Mlp::<f64>::builder(1).linear(1).build(&mut rng(1)).unwrap();
+    let mut mlp = Mlp::builder(1).linear(1).build::<f64>(&mut rng(1)).unwrap();
     let before = mlp.clone();
     let trainer = Trainer::new(1, 2).unwrap().with_learning_rate(LearningRate::constant(1.0).unwrap());
     let trainer = trainer.with_clip_norm(0.25).unwrap();
@@ -295,7 +295,7 @@ fn no_epochs_change_nothing() {
 #[test]
 fn refuses_data_that_does_not_fit_the_network() {
     let trainer = Trainer::new(1, 4).unwrap();
-    let mut fit = |data: Dataset<f64>, objective: &mut dyn trimnet::nn::Objective<f64>| {
+    let fit = |data: Dataset<f64>, objective: &mut dyn trimnet::nn::Objective<f64>| {
         trainer.fit(&mut network(1), objective, &data, None, &mut Adam::new(), &mut []).unwrap_err()
     };
     let wide = Dataset::classification(Array2::zeros((4, 3)), vec![0; 4]).unwrap();

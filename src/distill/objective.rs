@@ -49,8 +49,8 @@ impl From<KdWeights> for Compare {
 /// use trimnet::nn::{Adam, Dataset, Mlp, Trainer};
 ///
 /// let rng = &mut Xoshiro256PlusPlus::seed_from_u64(1);
-/// let teacher = Mlp::<f32>::builder(2).linear(16).relu().linear(2).build(rng)?;
-/// let mut student = Mlp::<f32>::builder(2).linear(4).relu().linear(2).build(rng)?;
+/// let teacher = Mlp::builder(2).linear(16).relu().linear(2).build::<f32>(rng)?;
+/// let mut student = Mlp::builder(2).linear(4).relu().linear(2).build::<f32>(rng)?;
 /// let data = Dataset::classification(array![[0.0, 1.0], [1.0, 0.0]], vec![0, 1])?;
 ///
 /// let outputs = teacher.predict(data.inputs())?; // once, for all epochs
