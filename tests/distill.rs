@@ -36,7 +36,7 @@ fn trainer(epochs: usize) -> Trainer {
 
 fn teacher(data: &Dataset<f64>) -> Mlp<f64> {
     let mut teacher = network(32, 2, 1);
-    trainer(60).fit(&mut teacher, &mut CrossEntropy, data, None, &mut Adam::new(), &mut []).unwrap();
+    trainer(200).fit(&mut teacher, &mut CrossEntropy, data, None, &mut Adam::new(), &mut []).unwrap();
     assert!(evaluate(&teacher, data).unwrap().accuracy.unwrap() > 0.97);
     teacher
 }

@@ -87,19 +87,26 @@ impl Activation {
             // Their slope is a polynomial of their value.
             Self::Tanh | Self::Sigmoid => {
                 let y = self.apply(x);
-                (y.clone(), ActivationCache { kept: y })
+                (y.clone(), ActivationCache { of: self, kept: y })
             }
-            Self::Relu => (x.mapv(relu), ActivationCache { kept: x }),
-            _ => (self.apply(x.clone()), ActivationCache { kept: x }),
+            Self::Relu => (x.mapv(relu), ActivationCache { of: self, kept: x }),
+            _ => (self.apply(x.clone()), ActivationCache { of: self, kept: x }),
         }
     }
 
     /// The gradient `dx = dy * slope` by the input.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `dy` has another shape than the batch of the cache.
+    /// [`Error::Shape`] if `dy` has another shape than the batch of the cache; [`Error::Unsupported`] if the
+    /// cache is of another activation.
     pub fn backward<F: Float>(self, cache: ActivationCache<F>, mut dy: Array2<F>) -> Result<Array2<F>> {
         check_shape("dy", dy.shape(), cache.kept.shape())?;
+        if cache.of != self {
+            return Err(Error::Unsupported {
+                what: "backward",
+                reason: format!("the cache is of {:?}, the layer is {self:?}", cache.of),
+            });
+        }
         let (zero, one) = (F::zero(), F::one());
         let dx = Zip::from(&mut dy).and(&cache.kept);
         match self {
@@ -124,6 +131,7 @@ impl Activation {
 /// What [`Activation::backward`] needs of the forward pass.
 #[derive(Clone, Debug)]
 pub struct ActivationCache<F> {
+    of: Activation,
     /// The output where the slope follows from it, the input elsewhere.
     kept: Array2<F>,
 }
