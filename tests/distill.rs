@@ -19,10 +19,10 @@ fn inputs(rows: usize) -> Array2<f64> {
     })
 }
 
-/// Whether a point lies in a ring.
-fn ring(rows: usize) -> Dataset<f64> {
+/// Whether both coordinates have the same sign.
+fn quadrants(rows: usize) -> Dataset<f64> {
     let inputs = inputs(rows);
-    let labels = inputs.rows().into_iter().map(|x| usize::from((0.3..0.9).contains(&x.dot(&x)))).collect();
+    let labels = inputs.rows().into_iter().map(|x| usize::from(x[0] * x[1] > 0.0)).collect();
     Dataset::classification(inputs, labels).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn soft_loss(student: &Mlp<f64>, teacher: &Mlp<f64>, x: ArrayView2<'_, f64>) -> 
 
 #[test]
 fn a_student_learns_its_teacher_without_labels() {
-    let data = ring(300);
+    let data = quadrants(300);
     let teacher = teacher(&data);
     // The labels are all 0: with a weight of 0 on them, they are never looked at.
     let unlabelled = Dataset::classification(inputs(300), vec![0; 300]).unwrap();
@@ -62,7 +62,7 @@ fn a_student_learns_its_teacher_without_labels() {
 
 #[test]
 fn cached_outputs_teach_the_same_as_a_live_teacher() {
-    let data = ring(100);
+    let data = quadrants(100);
     let teacher = network(16, 2, 5);
     let kd = KdLoss::new(3.0, 0.3).unwrap();
     let run = |mut objective: Distillation<'_, f64>| {
@@ -93,7 +93,7 @@ fn regression_learns_the_teachers_values() {
 /// Central differences of the whole objective, hints and all, against the gradients of the network.
 #[test]
 fn the_gradient_of_a_hinted_student_matches_finite_differences() {
-    let data = ring(7);
+    let data = quadrants(7);
     let teacher = network(4, 2, 1);
     let student = network(4, 2, 2);
     let compares = [
@@ -134,7 +134,7 @@ fn the_gradient_of_a_hinted_student_matches_finite_differences() {
 
 #[test]
 fn a_hint_teaches_a_hidden_layer_also_of_another_width() {
-    let data = ring(200);
+    let data = quadrants(200);
     let teacher = teacher(&data);
     let cached = teacher.hidden(data.inputs(), 1).unwrap();
     for hint in [
@@ -152,7 +152,7 @@ fn a_hint_teaches_a_hidden_layer_also_of_another_width() {
 
 #[test]
 fn refuses_a_pair_that_does_not_fit() {
-    let data = ring(10);
+    let data = quadrants(10);
     let kd = KdLoss::new(2.0, 0.5).unwrap();
     let fit = |mut objective: Distillation<'_, f64>, data: &Dataset<f64>| {
         trainer(1)
@@ -186,7 +186,7 @@ fn refuses_a_pair_that_does_not_fit() {
 
 #[test]
 fn the_mean_over_classes_is_warned_of_in_the_history() {
-    let data = ring(10);
+    let data = quadrants(10);
     let kd = KdLoss::new(2.0, 0.5).unwrap().with_reduction(Reduction::Mean);
     let outputs = array![[1.0, 0.0]].broadcast((10, 2)).unwrap().to_owned();
     let mut objective = Distillation::cached(outputs, kd).unwrap();

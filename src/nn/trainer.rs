@@ -50,7 +50,7 @@ pub struct EarlyStopping {
 }
 
 impl EarlyStopping {
-    /// Waits for `patience` epochs without improvement; 0 stops at the first one.
+    /// Allows `patience` epochs in a row without improvement and stops at the next one.
     pub fn new(watch: Watch, patience: usize) -> Self {
         Self { watch, patience, after: 0 }
     }
