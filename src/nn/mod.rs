@@ -18,6 +18,7 @@ pub mod mlp;
 pub mod objective;
 pub mod optimizer;
 pub mod parameter;
+pub mod pruning;
 pub mod schedule;
 pub mod sgd;
 pub mod shrink;
