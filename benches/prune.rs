@@ -16,7 +16,7 @@ fn weights() -> Array2<f32> {
 fn prune(criterion: &mut Criterion) {
     let weights = weights();
     let at = |sparsity| Selection::sparsity(sparsity).unwrap();
-    type Rule = Box<dyn Pruner<f32, Ix2, Output = SparseTensor<f32, Ix2>>>;
+    type Rule = Box<dyn Pruner<f32, Ix2>>;
     let rules: [(&str, usize, Rule); 5] = [
         ("magnitude 90 %", N * N - 943_718, Box::new(MagnitudePruner::sparsity(0.9).unwrap())),
         (

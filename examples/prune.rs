@@ -1,15 +1,17 @@
 //! Prunes one weight matrix by several rules and shows what each leaves: `cargo run --release --example prune`
 
-use ndarray::Array2;
+use ndarray::{Array2, Ix2};
+use trimnet::Compressed;
 use trimnet::prune::{MagnitudePruner, NmPruner, Pruner, Scope, Selection, StructuredPruner, score};
-use trimnet::{Compressed, SparseTensor};
+
+type Rule = Box<dyn Pruner<f32, Ix2>>;
 
 /// `[300, 784]`, as training leaves them: most weights are small, and inputs differ in how much they are used.
 fn trained_like() -> Array2<f32> {
-    let (a, b) = (score::random((300, 784), 1), score::random((300, 784), 2));
+    let (a, b) = (score::random::<f64, _>((300, 784), 1), score::random::<f64, _>((300, 784), 2));
     let normal = ndarray::Zip::from(&a)
         .and(&b)
-        .map_collect(|&a: &f32, &b: &f32| (-2.0 * (1.0 - a).ln()).sqrt() * (std::f32::consts::TAU * b).cos());
+        .map_collect(|a, b| ((-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32);
     let used = Array2::from_shape_fn((1, 784), |(_, j)| 0.1 * (-((j as f32 - 392.0) / 200.0).powi(2)).exp());
     normal * used
 }
@@ -21,7 +23,7 @@ fn main() -> Result<(), trimnet::Error> {
     println!("{:<28}{:>9}{:>9}{:>10}{:>9}", "rule", "zeros", "kept", "bytes", "error");
 
     let at = |sparsity| Selection::sparsity(sparsity);
-    let rules: Vec<(&str, Box<dyn Pruner<f32, ndarray::Ix2, Output = SparseTensor<f32, ndarray::Ix2>>>)> = vec![
+    let rules: [(&str, Rule); 9] = [
         ("magnitude, 50 %", Box::new(MagnitudePruner::sparsity(0.5)?)),
         ("magnitude, 90 %", Box::new(MagnitudePruner::sparsity(0.9)?)),
         ("magnitude, 99 %", Box::new(MagnitudePruner::sparsity(0.99)?)),

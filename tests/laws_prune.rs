@@ -8,7 +8,7 @@ use trimnet::prune::{
     MagnitudePruner, NmPruner, Norm, PruneCount, PruneReport, Pruner, Scope, Selection, StructuredPruner,
     score,
 };
-use trimnet::{Compressed, Compressor, Mask, SparseTensor};
+use trimnet::{Compressed, Mask, SparseTensor};
 
 fn sparsity(sparsity: f64) -> Selection {
     Selection::sparsity(sparsity).unwrap()
@@ -39,14 +39,13 @@ fn by_sorting(
     group_of: impl Fn(usize, usize) -> usize,
     k: impl Fn(usize) -> usize,
 ) -> Mask<Ix2> {
-    let mut groups: Vec<Vec<(bool, f32, (usize, usize))>> = Vec::new();
+    let groups = scores.indexed_iter().map(|((i, j), _)| group_of(i, j) + 1).max().unwrap_or(0);
+    let mut members = vec![Vec::new(); groups];
     for ((i, j), &score) in scores.indexed_iter() {
-        let group = group_of(i, j);
-        groups.resize(groups.len().max(group + 1), Vec::new());
-        groups[group].push((earlier.keep()[[i, j]], score, (i, j)));
+        members[group_of(i, j)].push((earlier.keep()[[i, j]], score, (i, j)));
     }
     let mut keep = earlier.keep().to_owned();
-    for group in &mut groups {
+    for group in &mut members {
         group.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
         group[..k(group.len())].iter().for_each(|&(.., place)| keep[place] = false);
     }
@@ -190,7 +189,7 @@ proptest! {
             }
         }
         prop_assert_eq!(&out, &w);
-        let x = score::random::<f64, _>(ndarray::Dim([n, w.ncols()]), 3);
+        let x = score::random::<f64, _>((n, w.ncols()), 3);
         approx::assert_abs_diff_eq!(sparse.dot(x.view()).unwrap(), x.dot(&w.t()), epsilon = 1e-9);
     }
 }

@@ -115,7 +115,7 @@ impl Schedule {
     /// The level to prune to at `step`, if masks change there: between `begin` and `end`, every `frequency`-th.
     pub fn update(&self, step: u64) -> Option<f64> {
         let active = step >= self.begin && self.end.is_none_or(|end| step <= end);
-        (active && (step - self.begin) % self.frequency == 0).then(|| self.sparsity(step))
+        (active && (step - self.begin).is_multiple_of(self.frequency)).then(|| self.sparsity(step))
     }
 }
 

@@ -6,13 +6,15 @@
 //! LAMP        w_i^2 / sum_{j >= i} w_j^2          j in ascending order of |w|; comparable across layers
 //! Wanda       |w_ij| * ||x_j||                    x_j: what input j receives
 //! Taylor      |w * dL/dw|                         first-order change of the loss
-//! random      uniform in 0..1                     what every other score has to beat
+//! random      uniform from 0 to 1                 what every other score has to beat
 //! ```
 //!
 //! LAMP: Lee et al., ICLR 2021. Wanda: Sun et al., ICLR 2024. Taylor: Molchanov et al., CVPR 2019.
 //! Scores are handed to a [`Selection`](super::Selection); NaN scores highest there.
 
-use ndarray::{Array, Array1, Array2, ArrayView, ArrayView1, ArrayView2, Axis, Dimension, Zip};
+use ndarray::{
+    Array, Array1, Array2, ArrayView, ArrayView1, ArrayView2, Axis, Dimension, IntoDimension, Zip,
+};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
@@ -214,10 +216,10 @@ pub fn taylor<F: Float, D: Dimension>(
     Ok(Zip::from(&weights).and(&dw).map_collect(|&w, &dw| (w * dw).abs()))
 }
 
-/// Uniform in 0..1, the same for the same seed and shape.
-pub fn random<F: Float, D: Dimension>(dim: D, seed: u64) -> Array<F, D> {
+/// Uniform from 0 to 1, the same for the same seed and shape.
+pub fn random<F: Float, D: Dimension>(shape: impl IntoDimension<Dim = D>, seed: u64) -> Array<F, D> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    Array::from_shape_simple_fn(dim, || F::of(rng.random::<f64>()))
+    Array::from_shape_simple_fn(shape.into_dimension(), || F::of(rng.random::<f64>()))
 }
 
 #[cfg(test)]
@@ -311,9 +313,9 @@ mod tests {
 
     #[test]
     fn the_random_scores_of_a_seed_stay() {
-        let scores: Array1<f64> = random(ndarray::Dim([3]), 1);
-        assert_eq!(scores, random::<f64, _>(ndarray::Dim([3]), 1));
-        assert_ne!(scores, random::<f64, _>(ndarray::Dim([3]), 2));
-        assert!(scores.iter().all(|s| (0.0..1.0).contains(s)));
+        let scores: Array1<f64> = random(3, 1);
+        assert_eq!(scores, array![0.8116121588818848, 0.7471047161582187, 0.10015090353378375]);
+        assert_ne!(scores, random::<f64, _>(3, 2));
+        assert_eq!(random::<f32, _>(3, 1), scores.mapv(|score| score as f32));
     }
 }

@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn random_scores_drop_any_that_are_not_spared() {
-        let scores = score::random::<f32, _>(ndarray::Dim([40, 50]), 7);
+        let scores = score::random::<f32, _>((40, 50), 7);
         let (mask, _) = Selection::sparsity(0.5).unwrap().select(scores.view(), None).unwrap();
         assert_eq!(mask.kept(), 1000);
         let weights = score::magnitude(Array2::<f32>::ones((40, 50)).view(), Norm::L2);

@@ -51,7 +51,7 @@ pub(crate) fn each(bits: &[u8], mut f: impl FnMut(usize)) {
 pub(crate) fn check(bits: &[u8], n: usize) -> Result<()> {
     let reason = if bits.len() != n.div_ceil(8) {
         format!("{} bytes of bits for {n} weights, expected {}", bits.len(), n.div_ceil(8))
-    } else if n % 8 != 0 && bits.last().is_some_and(|byte| byte >> (n % 8) != 0) {
+    } else if !n.is_multiple_of(8) && bits.last().is_some_and(|byte| byte >> (n % 8) != 0) {
         format!("bits are set after the last of {n} weights")
     } else {
         return Ok(());
