@@ -1,1 +1,3 @@
 //! Files: the crate's own container, and data sets.
+
+pub mod trim;
