@@ -21,8 +21,6 @@ use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"TRIM";
 const VERSION: u8 = 1;
-/// Bytes that every file spends outside of its sections.
-pub(crate) const SHELL_BYTES: usize = MAGIC.len() + 1 + 4;
 
 /// What a section holds. Even: required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

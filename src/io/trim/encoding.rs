@@ -143,7 +143,7 @@ pub fn encode(tensor: &TensorData, options: &EncodeOptions) -> Encoded {
     bytes.push(tensor.shape().len() as u8);
     tensor.shape().iter().for_each(|&length| put_varint(&mut bytes, length as u64));
     let head = bytes.len();
-    let mut encoded = encode_body(tensor, options);
+    let mut encoded = encode_body(tensor.shape(), tensor.values(), options);
     encoded.parts.head += head;
     bytes.extend_from_slice(&encoded.bytes);
     encoded.bytes = bytes;
@@ -161,19 +161,31 @@ pub fn encoded_len(tensor: &TensorData, options: &EncodeOptions) -> usize {
 /// [`Error::Format`](crate::Error::Format) for anything else, and for a tensor beyond `limits`.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<TensorData> {
     let mut cursor = Cursor::new(bytes);
-    let tensor = take_tensor(&mut cursor, &mut limits.budget(bytes.len()))?;
+    let taken = take_tensor(&mut cursor, &mut limits.budget(bytes.len()))?;
     cursor.finish("the tensor")?;
-    Ok(tensor)
+    Ok(taken.tensor)
 }
 
-pub(crate) fn take_tensor(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Result<TensorData> {
+/// A tensor as read, and where its bytes were.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) tensor: TensorData,
+    pub(crate) encoding: Encoding,
+    pub(crate) parts: TensorBytes,
+}
+
+pub(crate) fn take_tensor(cursor: &mut Cursor<'_>, budget: &mut Budget) -> Result<Taken> {
+    let start = cursor.position();
     let element = take_element(cursor)?;
     let rank = usize::from(cursor.byte()?);
     if rank > MAX_RANK {
         return Err(malformed(format!("{rank} dimensions, at most {MAX_RANK} are allowed")));
     }
     let shape = (0..rank).map(|_| cursor.size()).collect::<Result<Vec<_>>>()?;
-    take_body(cursor, element, shape, budget)
+    let head = cursor.position() - start;
+    let mut taken = take_body(cursor, element, shape, budget)?;
+    taken.parts.head += head;
+    Ok(taken)
 }
 
 const SIGNED: u8 = 0x40;
@@ -208,12 +220,12 @@ fn check_len(payload: usize) -> usize {
 }
 
 /// Length, payload and check; the reader has to know type and shape.
-pub(crate) fn encode_body(tensor: &TensorData, options: &EncodeOptions) -> Encoded {
-    let (encoding, table, laid) = match tensor.values() {
-        Values::F32(values) => smallest_of_floats(values, tensor.shape(), options),
-        Values::F64(values) => smallest_of_floats(values, tensor.shape(), options),
+pub(crate) fn encode_body(shape: &[usize], values: &Values, options: &EncodeOptions) -> Encoded {
+    let (encoding, table, laid) = match values {
+        Values::F32(values) => smallest_of_floats(values, shape, options),
+        Values::F64(values) => smallest_of_floats(values, shape, options),
         Values::Codes(codes) => {
-            let (rows, cols) = as_matrix(tensor.shape(), codes.values().len());
+            let (rows, cols) = as_matrix(shape, codes.values().len());
             let (mask, mapped) = map_codes(codes);
             Search { rows, cols, options, mask: &mask, dense: &[] as &[f32] }.smallest(vec![mapped])
         }
@@ -223,7 +235,7 @@ pub(crate) fn encode_body(tensor: &TensorData, options: &EncodeOptions) -> Encod
     payload.extend_from_slice(&laid.bytes);
     let mut bytes = Vec::with_capacity(payload.len() + 8);
     put_bytes(&mut bytes, &payload);
-    bytes.extend_from_slice(&tensor.values().check().to_le_bytes()[..check_len(payload.len())]);
+    bytes.extend_from_slice(&values.check().to_le_bytes()[..check_len(payload.len())]);
     let values = laid.bytes.len() - laid.mask_bytes;
     let head = bytes.len() - table.len() - laid.bytes.len();
     let parts = TensorBytes { head, table: table.len(), mask: laid.mask_bytes, values };
@@ -297,7 +309,10 @@ impl<T: Element> Search<'_, T> {
             self.options.layouts.iter().filter_map(|&layout| {
                 planned_len(layout, self.mask, survivors).map(|length| (length, layout))
             });
-        if let Some((_, layout)) = fixed.min() {
+        if n <= 1 << 16 {
+            // Cheap enough to write them all: the plan does not see how far floats can be narrowed.
+            fixed.for_each(|(_, layout)| offer(layout, self.grid(0, false)));
+        } else if let Some((_, layout)) = fixed.min() {
             offer(layout, self.grid(0, false));
         }
         let allows = |layout| self.options.layouts.contains(&layout) && n > 0;
@@ -319,16 +334,28 @@ pub(crate) fn take_body(
     element: ElementType,
     shape: Vec<usize>,
     budget: &mut Budget,
-) -> Result<TensorData> {
+) -> Result<Taken> {
+    let start = cursor.position();
     let n = budget.spend(&shape, element)?;
     let payload = cursor.bytes()?;
     let check = cursor.take(check_len(payload.len()))?;
+    let total = cursor.position() - start;
     let size = as_matrix(&shape, n);
     let mut payload = Cursor::new(payload);
-    let values = match element {
-        ElementType::F32 => Values::F32(read_floats(&mut payload, size)?),
-        ElementType::F64 => Values::F64(read_floats(&mut payload, size)?),
-        ElementType::Codes { bits, signed } => Values::Codes(read_codes(&mut payload, size, bits, signed)?),
+    let encoding = Encoding::of_id(payload.byte()?)?;
+    let (values, table, mask) = match element {
+        ElementType::F32 => {
+            let (values, table, mask) = read_floats(&mut payload, encoding, size)?;
+            (Values::F32(values), table, mask)
+        }
+        ElementType::F64 => {
+            let (values, table, mask) = read_floats(&mut payload, encoding, size)?;
+            (Values::F64(values), table, mask)
+        }
+        ElementType::Codes { bits, signed } => {
+            let (codes, table, mask) = read_codes(&mut payload, encoding, size, bits, signed)?;
+            (Values::Codes(codes), table, mask)
+        }
     };
     let actual = values.check().to_le_bytes();
     if check != &actual[..check.len()] {
@@ -337,24 +364,34 @@ pub(crate) fn take_body(
             &actual[..check.len()]
         )));
     }
-    TensorData::new(shape, values)
+    let laid = payload.position() - 1 - table;
+    let parts = TensorBytes { head: total - table - laid, table, mask, values: laid - mask };
+    Ok(Taken { tensor: TensorData::new(shape, values)?, encoding, parts })
 }
 
-fn read_floats<T: Element>(payload: &mut Cursor<'_>, size: (usize, usize)) -> Result<Vec<T>> {
-    let Encoding { layout, mapping } = Encoding::of_id(payload.byte()?)?;
+/// Numbers, bytes of the mapping's table, bytes of the mask.
+type Read<T> = (T, usize, usize);
+
+fn read_floats<T: Element>(
+    payload: &mut Cursor<'_>,
+    Encoding { layout, mapping }: Encoding,
+    size: (usize, usize),
+) -> Result<Read<Vec<T>>> {
     match mapping {
         Mapping::Floats => {
-            let Matrix { mask, floats, .. } = read_layout::<T>(layout, payload, size, None)?;
-            let Some(mask) = mask else { return Ok(floats) };
+            let Matrix { mask, floats, mask_bytes, .. } = read_layout::<T>(layout, payload, size, None)?;
+            let Some(mask) = mask else { return Ok((floats, 0, 0)) };
             let mut next = floats.into_iter();
             let zero = T::from_raw(0);
-            Ok(mask.iter().map(|&bit| if bit != 0 { next.next().unwrap_or(zero) } else { zero }).collect())
+            let values = mask.iter().map(|&bit| if bit != 0 { next.next().unwrap_or(zero) } else { zero });
+            Ok((values.collect(), 0, mask_bytes))
         }
         Mapping::Integers => Err(malformed("floating-point elements in an encoding of integers")),
         Mapping::Uniform | Mapping::UniformRows | Mapping::Palette => {
             let (meaning, alphabet) = take_meaning::<T>(payload, mapping, size.0)?;
+            let table = payload.position() - 1;
             let matrix = read_layout::<T>(layout, payload, size, Some(alphabet))?;
-            Ok(numbers(&matrix, &meaning, size.1, alphabet))
+            Ok((numbers(&matrix, &meaning, size.1, alphabet), table, matrix.mask_bytes))
         }
     }
 }
@@ -382,8 +419,13 @@ fn numbers<T: Element>(matrix: &Matrix<T>, meaning: &Meaning<T>, cols: usize, al
     }
 }
 
-fn read_codes(payload: &mut Cursor<'_>, size: (usize, usize), bits: u8, signed: bool) -> Result<Codes> {
-    let Encoding { layout, mapping } = Encoding::of_id(payload.byte()?)?;
+fn read_codes(
+    payload: &mut Cursor<'_>,
+    Encoding { layout, mapping }: Encoding,
+    size: (usize, usize),
+    bits: u8,
+    signed: bool,
+) -> Result<Read<Codes>> {
     if mapping != Mapping::Integers {
         return Err(malformed(format!("integer elements in an encoding of floats, {mapping:?}")));
     }
@@ -395,6 +437,7 @@ fn read_codes(payload: &mut Cursor<'_>, size: (usize, usize), bits: u8, signed: 
     if !(lowest..=highest).contains(&zero) || least < lowest || most > highest {
         return Err(malformed(format!("codes from {least} to {most} around {zero} do not fit {bits} bits")));
     }
+    let table = payload.position() - 1;
     let matrix = read_layout::<f32>(layout, payload, size, Some(alphabet))?;
     let code = |symbol: i32| (zero + i64::from(symbol)) as i32;
     let mut next = matrix.symbols.iter();
@@ -405,5 +448,5 @@ fn read_codes(payload: &mut Cursor<'_>, size: (usize, usize), bits: u8, signed: 
             .map(|&bit| if bit != 0 { next.next().map_or(code(0), |&s| code(s)) } else { code(0) })
             .collect(),
     };
-    Codes::new(bits, signed, values)
+    Ok((Codes::new(bits, signed, values)?, table, matrix.mask_bytes))
 }

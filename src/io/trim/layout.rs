@@ -203,7 +203,7 @@ pub(crate) fn lay_out<T: Element>(
                     let mut symbols = symbols.to_vec();
                     code_symbols(&mut encoder, grid, &mask, &mut symbols, alphabet);
                     let stream = encoder.finish();
-                    mask_bytes = ((mask_bits / 8.0).round() as usize).min(stream.len());
+                    mask_bytes = whole_bytes(mask_bits, &stream);
                     bytes.extend_from_slice(&stream);
                 }
                 Survivors::Floats(values) => {
@@ -222,6 +222,7 @@ pub(crate) fn lay_out<T: Element>(
 #[derive(Debug)]
 pub(crate) struct Matrix<T> {
     pub(crate) mask: Option<Vec<u8>>,
+    pub(crate) mask_bytes: usize,
     pub(crate) symbols: Vec<i32>,
     pub(crate) floats: Vec<T>,
 }
@@ -236,12 +237,14 @@ pub(crate) fn read_layout<T: Element>(
     let n = rows * cols;
     let matrix = match layout {
         Layout::Dense => match alphabet {
-            None => Matrix { mask: None, symbols: Vec::new(), floats: take_floats(cursor, n)? },
+            None => {
+                Matrix { mask: None, mask_bytes: 0, symbols: Vec::new(), floats: take_floats(cursor, n)? }
+            }
             Some(alphabet) => {
                 let range = symbol_range(alphabet);
                 let symbols =
                     take_fixed(cursor, n, range, |s| (s as i64 - i64::from(alphabet.negative)) as i32)?;
-                Matrix { mask: None, symbols, floats: Vec::new() }
+                Matrix { mask: None, mask_bytes: 0, symbols, floats: Vec::new() }
             }
         },
         Layout::Bitmap => {
@@ -252,11 +255,12 @@ pub(crate) fn read_layout<T: Element>(
                 return Err(malformed("padding bits are not zero"));
             }
             mask.truncate(n);
-            survivors(cursor, mask, alphabet)?
+            survivors(cursor, mask, bytes.len(), alphabet)?
         }
         Layout::Gaps => survivors_of_gaps(cursor, n, alphabet)?,
         Layout::Coded | Layout::Mixed => {
             let mixed = layout == Layout::Mixed;
+            let start = cursor.position();
             let stride = cursor.size()?;
             if stride > cols || (mixed && n > MIXED_MAX) || n > u32::MAX as usize {
                 return Err(malformed(format!(
@@ -268,10 +272,11 @@ pub(crate) fn read_layout<T: Element>(
             let mut decoder = Decoder::new(stream);
             let mut mask = vec![0; n];
             code_mask(&mut decoder, grid, &mut mask);
+            let mask_bytes = whole_bytes(decoder.bits(), stream);
             match alphabet {
                 None => {
                     decoder.finish()?;
-                    survivors(cursor, mask, None)?
+                    survivors(cursor, mask, cursor.position() - start, None)?
                 }
                 Some(alphabet) => {
                     let count = ones(&mask);
@@ -279,13 +284,18 @@ pub(crate) fn read_layout<T: Element>(
                     let mut symbols = vec![0; count];
                     code_symbols(&mut decoder, grid, &mask, &mut symbols, alphabet);
                     decoder.finish()?;
-                    Matrix { mask: Some(mask), symbols, floats: Vec::new() }
+                    Matrix { mask: Some(mask), mask_bytes, symbols, floats: Vec::new() }
                 }
             }
         }
     };
     cursor.finish("a tensor")?;
     Ok(matrix)
+}
+
+/// The share of a range-coded stream that its first `bits` took.
+fn whole_bytes(bits: f64, stream: &[u8]) -> usize {
+    ((bits / 8.0).round() as usize).min(stream.len())
 }
 
 fn ones(mask: &[u8]) -> usize {
@@ -302,16 +312,18 @@ fn refuse_nameless(count: usize, alphabet: Alphabet) -> Result<()> {
 fn survivors<T: Element>(
     cursor: &mut Cursor<'_>,
     mask: Vec<u8>,
+    mask_bytes: usize,
     alphabet: Option<Alphabet>,
 ) -> Result<Matrix<T>> {
     let count = ones(&mask);
     let Some(alphabet) = alphabet else {
-        return Ok(Matrix { mask: Some(mask), symbols: Vec::new(), floats: take_floats(cursor, count)? });
+        let floats = take_floats(cursor, count)?;
+        return Ok(Matrix { mask: Some(mask), mask_bytes, symbols: Vec::new(), floats });
     };
     refuse_nameless(count, alphabet)?;
     let symbols =
         take_fixed(cursor, count, symbol_range(alphabet).saturating_sub(1), |s| stretch(s, alphabet))?;
-    Ok(Matrix { mask: Some(mask), symbols, floats: Vec::new() })
+    Ok(Matrix { mask: Some(mask), mask_bytes, symbols, floats: Vec::new() })
 }
 
 fn survivors_of_gaps<T: Element>(
@@ -319,6 +331,7 @@ fn survivors_of_gaps<T: Element>(
     n: usize,
     alphabet: Option<Alphabet>,
 ) -> Result<Matrix<T>> {
+    let start = cursor.position();
     let count = cursor.size()?;
     let k = u32::from(cursor.byte()?);
     if count > n || k > 31 {
@@ -340,7 +353,7 @@ fn survivors_of_gaps<T: Element>(
     }
     let used = reader.finish()?;
     cursor.take(used)?;
-    survivors(cursor, mask, alphabet)
+    survivors(cursor, mask, cursor.position() - start, alphabet)
 }
 
 /// `n` numbers in `0..=largest`, each translated to a symbol.

@@ -35,7 +35,7 @@ pub fn tensors_from_bytes(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, 
     for _ in 0..count {
         let name =
             std::str::from_utf8(cursor.bytes()?).map_err(|e| malformed(format!("a tensor's name: {e}")))?;
-        tensors.push((name.to_string(), take_tensor(&mut cursor, &mut budget)?));
+        tensors.push((name.to_string(), take_tensor(&mut cursor, &mut budget)?.tensor));
     }
     cursor.finish("the last tensor")?;
     Ok(tensors)

@@ -125,6 +125,11 @@ impl<'a> Decoder<'a> {
         u32::from(byte)
     }
 
+    /// What [`Encoder::bits`] was at the same decision.
+    pub(crate) fn bits(&self) -> f64 {
+        8.0 * (self.at - 4) as f64 + 32.0 - f64::from(self.range).log2()
+    }
+
     /// Refuses bytes that no decision needed.
     pub(crate) fn finish(self) -> Result<()> {
         if self.at < self.bytes.len() {

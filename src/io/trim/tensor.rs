@@ -29,6 +29,11 @@ impl Codes {
         Ok(Self { bits, signed, values })
     }
 
+    /// 1-bit codes.
+    pub(crate) fn of_bits(bits: impl Iterator<Item = bool>) -> Self {
+        Self { bits: 1, signed: false, values: bits.map(i32::from).collect() }
+    }
+
     /// Bits of one code.
     pub fn bits(&self) -> u8 {
         self.bits

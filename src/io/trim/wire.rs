@@ -83,12 +83,6 @@ impl<'a> Cursor<'a> {
         Ok(self.take(1)?[0])
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
     pub(crate) fn varint(&mut self) -> Result<u64> {
         let start = self.at;
         let mut value = 0u64;
