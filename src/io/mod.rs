@@ -3,3 +3,4 @@
 #[cfg(feature = "idx")]
 #[cfg_attr(docsrs, doc(cfg(feature = "idx")))]
 pub mod idx;
+pub mod trim;

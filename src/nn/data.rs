@@ -252,8 +252,7 @@ pub struct Batches<'d, F> {
 impl<F: Float> Batches<'_, F> {
     /// Number of batches of an epoch.
     pub fn count(&self) -> usize {
-        let (full, rest) = (self.order.len() / self.size, self.order.len() % self.size);
-        full + usize::from(rest > 1 || rest == 1 && full == 0)
+        count(self.order.len(), self.size)
     }
 
     /// Starts over in a new random order.
@@ -286,6 +285,13 @@ impl<F: Float> Batches<'_, F> {
         };
         Some(Batch { rows, inputs: self.inputs.slice(s![..take, ..]), targets })
     }
+}
+
+/// Batches of `size` rows in an epoch, where a single last row joins the batch before it.
+pub(super) fn count(rows: usize, size: usize) -> usize {
+    let size = size.max(1);
+    let (full, rest) = (rows / size, rows % size);
+    full + usize::from(rest > 1 || rest == 1 && full == 0)
 }
 
 /// Copies `rows` of `from` into the first rows of `to`.

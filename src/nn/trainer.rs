@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::callback::{Callback, Step};
-use super::data::Dataset;
+use super::data::{Dataset, count};
 use super::grads::Grads;
 use super::history::{Epoch, History, Stop};
 use super::mlp::Mlp;
@@ -136,6 +136,11 @@ impl Trainer {
         Self { early_stopping: Some(early_stopping), ..self }
     }
 
+    /// Steps of one epoch over this data, for schedules that count steps.
+    pub fn steps_per_epoch<F: Float>(&self, data: &Dataset<F>) -> usize {
+        count(data.rows(), self.batch)
+    }
+
     /// Trains `mlp` for the objective on `data`, measuring `validation` after each epoch.
     ///
     /// The optimizer keeps its state: pass the same one again to go on, a fresh one to start over. After early stopping
@@ -172,7 +177,7 @@ impl Trainer {
         };
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed);
         let mut batches = data.batches(self.batch)?;
-        let steps_per_epoch = batches.count();
+        let steps_per_epoch = self.steps_per_epoch(data);
         let mut step = 0;
         for epoch in 0..self.epochs {
             batches.shuffle(&mut rng);
