@@ -2,6 +2,10 @@
 
 pub(crate) mod bits;
 pub mod mask;
+pub mod packed;
+
+pub use mask::Mask;
+pub use packed::PackedInts;
 pub mod sparse;
 
 pub use mask::Mask;
