@@ -85,7 +85,8 @@ pub struct Progress(ProgressBar);
 impl Progress {
     pub fn new(what: &'static str, epochs: usize) -> Self {
         let bar = ProgressBar::new(epochs as u64).with_message(what);
-        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len} epochs  {elapsed}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len} epochs  {elapsed}")
+        {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));

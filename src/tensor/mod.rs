@@ -8,7 +8,6 @@ pub use mask::Mask;
 pub use packed::PackedInts;
 pub mod sparse;
 
-pub use mask::Mask;
 pub use sparse::SparseTensor;
 
 /// A tensor seen as a matrix: the first axis counts rows, all others together are columns.
