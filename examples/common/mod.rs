@@ -1,0 +1,137 @@
+//! What the examples share: their command line, their data, a progress bar, a table.
+#![allow(dead_code, reason = "each example uses its own part of this")]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lexopt::{Arg, Parser, ValueExt};
+use trimnet::io::idx;
+use trimnet::nn::{Callback, Dataset, Epoch, Mlp, Step};
+use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+/// What an example returns: any error ends it with its message.
+pub type Done = Result<(), Box<dyn std::error::Error>>;
+
+/// The command line.
+#[derive(Debug)]
+pub struct Args {
+    /// A folder of IDX files.
+    pub data: PathBuf,
+    /// Decides everything random.
+    pub seed: u64,
+    /// Prints JSON instead of a table.
+    pub json: bool,
+    /// Where models are saved.
+    pub out: PathBuf,
+}
+
+impl Args {
+    /// Reads the command line; `--help` prints `about` and ends the program.
+    pub fn parse(about: &str) -> Result<Self, lexopt::Error> {
+        let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits");
+        let mut args = Self { data: digits, seed: 1, json: false, out: "compressed".into() };
+        let mut parser = Parser::from_env();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("data") => args.data = parser.value()?.into(),
+                Arg::Long("seed") => args.seed = parser.value()?.parse()?,
+                Arg::Long("json") => args.json = true,
+                Arg::Long("out") => args.out = parser.value()?.into(),
+                Arg::Long("help") | Arg::Short('h') => {
+                    println!("{about}\n\noptions: --data DIR  --seed N  (compress: --json  --out DIR)");
+                    std::process::exit(0);
+                }
+                _ => return Err(arg.unexpected()),
+            }
+        }
+        Ok(args)
+    }
+
+    /// A generator for this example's seed; `stream` tells several of them apart.
+    pub fn rng(&self, stream: u64) -> Xoshiro256PlusPlus {
+        Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_mul(1000).wrapping_add(stream))
+    }
+}
+
+/// Images to learn from and images held out for the test.
+pub struct Data {
+    pub train: Dataset<f32>,
+    pub test: Dataset<f32>,
+    pub classes: usize,
+}
+
+impl Data {
+    /// Reads a folder. Without a test part of its own, a quarter is held out, always the same one.
+    pub fn read(folder: &Path) -> trimnet::Result<Self> {
+        let images = idx::read_folder(folder)?;
+        let (train, test) = match images.test {
+            Some(test) => (images.train, test),
+            None => images.train.split_stratified(0.25, 0)?,
+        };
+        Ok(Self { train, test, classes: images.classes })
+    }
+
+    /// As many epochs as make about `steps` steps in batches of `batch`.
+    pub fn epochs(&self, steps: usize, batch: usize) -> usize {
+        (steps * batch).div_ceil(self.train.rows())
+    }
+}
+
+/// A progress bar on the terminal's standard error, hidden when that is not a terminal.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    pub fn new(what: &'static str, epochs: usize) -> Self {
+        let bar = ProgressBar::new(epochs as u64).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len} epochs  {elapsed}")
+        {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+}
+
+impl Callback<f32> for Progress {
+    fn on_epoch(&mut self, _: &mut Mlp<f32>, epoch: &Epoch) -> trimnet::Result<ControlFlow<()>> {
+        self.0.set_position(epoch.epoch as u64 + 1);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_step(&mut self, _: &mut Mlp<f32>, _: &Step) -> trimnet::Result<ControlFlow<()>> {
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Prints rows in columns: the first to the left, the others to the right.
+pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(header.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let cells = cells.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("  "));
+    };
+    line(header.to_vec());
+    for row in rows {
+        line(row.iter().map(String::as_str).collect());
+    }
+}
+
+/// A share as a percentage.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}

@@ -1,0 +1,189 @@
+//! The whole road on real digits: train, prune, shrink, quantize, distil, and measure each step.
+//! `cargo run --release --example compress [-- --data DIR --seed N --json --out DIR]`
+
+mod common;
+#[path = "common/int8.rs"]
+mod int8;
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use common::{Args, Data, Done, Progress, percent, print_table};
+use int8::Int8;
+use trimnet::distill::{Distillation, KdLoss};
+use trimnet::ndarray::{Array2, ArrayView2, s};
+use trimnet::nn::metrics::accuracy;
+use trimnet::nn::{Adam, CrossEntropy, GradualPruning, Layer, LearningRate, Mlp, Trainer};
+use trimnet::prune::Schedule;
+use trimnet::regularize::{Groups, Penalty};
+
+const TEACHER_STEPS: usize = 5000;
+const PRUNING_STEPS: usize = 6000;
+const STUDENT_STEPS: usize = 12_000;
+
+/// Of all weights of the teacher; masks change every so many steps.
+const SPARSITY: f64 = 0.93;
+const PRUNE_EVERY: usize = 20;
+
+/// What makes whole neurons die, so that shrinking finds something to remove.
+const GROUP_LASSO: f64 = 1e-4;
+
+fn main() -> Done {
+    let args =
+        Args::parse("Trains, prunes, shrinks, quantizes and distils a network, and prints what was won.")?;
+    let data = Data::read(&args.data)?;
+    let batch = if data.train.rows() < 10_000 { 32 } else { 128 };
+    let (inputs, classes) = (data.train.features(), data.classes);
+    std::fs::create_dir_all(&args.out)?;
+    let mut table = Table { data: &data, out: args.out.clone(), rows: Vec::new() };
+    let trainer = |steps, rate, seed| {
+        let epochs = data.epochs(steps, batch);
+        let rate = LearningRate::cosine(rate, 0.0, epochs as f64)?;
+        Ok::<_, trimnet::Error>((
+            epochs,
+            Trainer::new(epochs, batch)?.with_seed(args.seed * 10 + seed).with_learning_rate(rate),
+        ))
+    };
+
+    // A teacher, with dropout against overfitting.
+    let teacher =
+        Mlp::builder(inputs).linear(300).relu().dropout(0.2).linear(100).relu().dropout(0.2).linear(classes);
+    let mut teacher = teacher.build::<f32>(&mut args.rng(0))?;
+    let (epochs, training) = trainer(TEACHER_STEPS, 0.002, 0)?;
+    let mut bar = Progress::new("training the teacher", epochs);
+    training.fit(&mut teacher, &mut CrossEntropy, &data.train, None, &mut Adam::new(), &mut [&mut bar])?;
+    drop(bar);
+    table.float("teacher", &teacher)?;
+    let logits = teacher.predict(data.train.inputs())?; // [rows, classes], once for all that learn from it
+
+    // Pruned step by step while it goes on learning, from its own earlier opinion too.
+    let layers = teacher.layers().iter().filter(|layer| !matches!(layer, Layer::Dropout(_))).cloned();
+    let mut pruned = Mlp::from_layers(inputs, layers.collect())?;
+    let (epochs, training) = trainer(PRUNING_STEPS, 0.002, 1)?;
+    let training = training.with_penalty(Penalty::group_lasso_by_size(GROUP_LASSO, Groups::Rows)?);
+    let begin = training.steps_per_epoch(&data.train);
+    let rounds = epochs * begin * 6 / 10 / PRUNE_EVERY;
+    let schedule = Schedule::cubic(0.0, SPARSITY, begin as u64, (begin + rounds * PRUNE_EVERY) as u64)?;
+    let mut pruning = GradualPruning::new(schedule.every(PRUNE_EVERY as u64)?);
+    let mut objective = Distillation::cached(logits.clone(), KdLoss::new(4.0, 0.5)?)?;
+    let mut bar = Progress::new("pruning", epochs);
+    training.fit(
+        &mut pruned,
+        &mut objective,
+        &data.train,
+        None,
+        &mut Adam::new(),
+        &mut [&mut pruning, &mut bar],
+    )?;
+    drop(bar);
+    table.float("pruned", &pruned)?;
+
+    // The same function in smaller matrices, then in integers.
+    let (shrunk, _) = pruned.shrink()?;
+    table.float("shrunk", &shrunk)?;
+    table.int8("int8", &shrunk)?;
+
+    // A student of a tenth of the teacher's parameters learns from the teacher's outputs.
+    let hidden = (teacher.parameters() / 10).saturating_sub(classes) / (inputs + classes + 1);
+    let mut student =
+        Mlp::builder(inputs).linear(hidden.max(1)).relu().linear(classes).build::<f32>(&mut args.rng(2))?;
+    let (epochs, training) = trainer(STUDENT_STEPS, 0.004, 2)?;
+    let mut objective = Distillation::cached(logits, KdLoss::new(4.0, 0.1)?)?;
+    let mut bar = Progress::new("distilling a student", epochs);
+    training.fit(&mut student, &mut objective, &data.train, None, &mut Adam::new(), &mut [&mut bar])?;
+    drop(bar);
+    table.float("student", &student)?;
+    table.int8("student-int8", &student)?;
+
+    if args.json {
+        table.print_json()
+    } else {
+        table.print()
+    }
+    Ok(())
+}
+
+/// What is known about one model.
+struct Row {
+    model: &'static str,
+    accuracy: f64,
+    parameters: usize,
+    nonzero: usize,
+    bytes: u64,
+    sqnr_db: Option<f64>,
+    latency_us: f64,
+}
+
+struct Table<'d> {
+    data: &'d Data,
+    out: PathBuf,
+    rows: Vec<Row>,
+}
+
+impl Table<'_> {
+    fn float(&mut self, model: &'static str, mlp: &Mlp<f32>) -> trimnet::Result<()> {
+        let path = self.path(model);
+        mlp.save(&path)?;
+        self.measure(model, (mlp.parameters(), mlp.nonzero()), &path, None, |x| mlp.predict(x))
+    }
+
+    fn int8(&mut self, model: &'static str, mlp: &Mlp<f32>) -> trimnet::Result<()> {
+        let int8 = Int8::new(mlp)?;
+        let path = self.path(model);
+        int8.save(&path)?;
+        let sqnr = Some(int8.sqnr_db(mlp)?);
+        self.measure(model, (mlp.parameters(), int8.nonzero()), &path, sqnr, |x| int8.predict(x))
+    }
+
+    fn path(&self, model: &str) -> PathBuf {
+        self.out.join(model).with_extension("trim")
+    }
+
+    fn measure(
+        &mut self,
+        model: &'static str,
+        (parameters, nonzero): (usize, usize),
+        path: &Path,
+        sqnr_db: Option<f64>,
+        predict: impl Fn(ArrayView2<'_, f32>) -> trimnet::Result<Array2<f32>>,
+    ) -> trimnet::Result<()> {
+        let test = &self.data.test;
+        let io = |source| trimnet::Error::Io { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(io)?.len();
+        let accuracy = accuracy(predict(test.inputs())?.view(), test.labels().unwrap_or_default())?;
+        let one = test.inputs().slice_move(s![..1, ..]);
+        let mut times = Vec::new();
+        for _ in 0..2000 {
+            let start = Instant::now();
+            black_box(predict(black_box(one))?);
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        times.sort_by(f64::total_cmp);
+        let latency_us = times[times.len() / 2];
+        self.rows.push(Row { model, accuracy, parameters, nonzero, bytes, sqnr_db, latency_us });
+        Ok(())
+    }
+
+    fn print(&self) {
+        let rows = self.rows.iter().map(|row| {
+            let sqnr = row.sqnr_db.map_or(String::new(), |db| format!("{db:.1} dB"));
+            let numbers = [row.parameters.to_string(), row.nonzero.to_string(), row.bytes.to_string(), sqnr];
+            let mut cells = vec![row.model.to_owned(), percent(row.accuracy)];
+            cells.extend(numbers);
+            cells.push(format!("{:.1}", row.latency_us));
+            cells
+        });
+        let header = ["model", "accuracy", "parameters", "nonzero", "bytes", "SQNR", "us/input"];
+        print_table(&header, &rows.collect::<Vec<_>>());
+        println!("\nmodels saved in {}", self.out.display());
+    }
+
+    fn print_json(&self) {
+        for Row { model, accuracy, parameters, nonzero, bytes, latency_us, .. } in &self.rows {
+            println!(
+                r#"{{"model":"{model}","accuracy":{accuracy},"parameters":{parameters},"nonzero":{nonzero},"bytes":{bytes},"latency_us":{latency_us}}}"#
+            );
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The outermost shell of a `.trim` file.
+//!
+//! ```text
+//! "TRIM"   magic
+//! 1        version of the format
+//! sections each: varint kind, varint length, that many bytes
+//! crc      CRC-32 of everything before, little-endian
+//! ```
+//!
+//! Sections of odd kind are optional: a reader that does not know one skips it. Sections of even kind are
+//! required: a reader that does not know one refuses the file. So a file from a newer version either loads with
+//! the same meaning or says what it needs.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::wire::{Cursor, malformed, put_bytes, put_varint};
+use crate::error::{Error, Result};
+
+const MAGIC: [u8; 4] = *b"TRIM";
+const VERSION: u8 = 1;
+
+/// What a section holds. Even: required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text for people, UTF-8.
+    Note = 1,
+    /// A trainable network.
+    Network = 2,
+    /// Named tensors.
+    Tensors = 4,
+}
+
+impl Kind {
+    fn of_id(id: u64) -> Option<Self> {
+        [Self::Note, Self::Network, Self::Tensors].into_iter().find(|&kind| kind as u64 == id)
+    }
+}
+
+/// A whole file from its sections.
+pub(crate) fn write_sections(sections: &[(Kind, &[u8])]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.push(VERSION);
+    for &(kind, bytes) in sections {
+        put_varint(&mut out, kind as u64);
+        put_bytes(&mut out, bytes);
+    }
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The sections of a file that this version knows.
+pub(crate) fn read_sections(bytes: &[u8]) -> Result<Vec<(Kind, &[u8])>> {
+    let mut cursor = Cursor::new(bytes);
+    if cursor.take(4).ok() != Some(&MAGIC[..]) {
+        return Err(malformed("not a .trim file: it does not begin with TRIM"));
+    }
+    let version = cursor.byte()?;
+    if version != VERSION {
+        return Err(malformed(format!("format version {version}, this reader knows {VERSION}")));
+    }
+    let body = cursor.rest();
+    let Some((body, crc)) = body.split_last_chunk::<4>() else {
+        return Err(malformed(format!("cut off after {} bytes", bytes.len())));
+    };
+    let actual = crc32fast::hash(&bytes[..bytes.len() - 4]);
+    if actual != u32::from_le_bytes(*crc) {
+        return Err(malformed(format!(
+            "damaged or cut off: checksum {actual:08x}, the file says {:08x}",
+            u32::from_le_bytes(*crc)
+        )));
+    }
+    let mut cursor = Cursor::new(body);
+    let mut sections = Vec::new();
+    while !cursor.is_empty() {
+        let id = cursor.varint()?;
+        let content = cursor.bytes()?;
+        match Kind::of_id(id) {
+            Some(kind) => sections.push((kind, content)),
+            None if id % 2 == 1 => {}
+            None => {
+                return Err(malformed(format!("section kind {id} is required and unknown to this version")));
+            }
+        }
+    }
+    Ok(sections)
+}
+
+/// The one section of a kind.
+pub(crate) fn only<'a>(sections: &[(Kind, &'a [u8])], kind: Kind) -> Result<&'a [u8]> {
+    let mut found = sections.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| *bytes);
+    match (found.next(), found.next()) {
+        (Some(bytes), None) => Ok(bytes),
+        (None, _) => Err(malformed(format!("the file has no section {kind:?}"))),
+        (Some(_), Some(_)) => Err(malformed(format!("the file has several sections {kind:?}"))),
+    }
+}
+
+/// Reads a whole file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+}
+
+/// Adds the file's name to an error about its bytes.
+pub(crate) fn named<T>(result: Result<T>, path: &Path) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Format { reason, .. } => Error::Format { path: path.to_path_buf(), reason },
+        other => other,
+    })
+}
+
+/// Replaces `path` as a whole or not at all: a new file in the same folder, synced, then renamed over it.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::Io { path, source }
+    };
+    let Some(name) = path.file_name() else {
+        let reason = "the path names no file".to_string();
+        return Err(Error::Format { path: path.to_path_buf(), reason });
+    };
+    let folder =
+        path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_path_buf);
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    let temporary = folder.join(temporary);
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .map_err(failed(&temporary))
+        .and_then(|()| fs::rename(&temporary, path).map_err(failed(path)));
+    if written.is_err() {
+        // The first error is the one to report; a file that was never created cannot be removed.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_folder(&folder)
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> Result<()> {
+    // The new name reaches the disk with the folder, not with the file.
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| Error::Io { path: folder.to_path_buf(), source })
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_crc(body: &[u8]) -> Vec<u8> {
+        let mut out = [&MAGIC[..], &[VERSION], body].concat();
+        out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
+        out
+    }
+
+    #[test]
+    fn unknown_optional_sections_are_skipped_and_required_ones_refused() {
+        let known = with_crc(&[2, 1, 7]);
+        assert_eq!(read_sections(&known).unwrap(), vec![(Kind::Network, &[7u8][..])]);
+        let optional = with_crc(&[99, 3, 1, 2, 3, 2, 1, 7]);
+        assert_eq!(read_sections(&optional).unwrap(), vec![(Kind::Network, &[7u8][..])]);
+        let required = with_crc(&[98, 3, 1, 2, 3, 2, 1, 7]);
+        assert!(read_sections(&required).unwrap_err().to_string().contains("98"));
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut file = with_crc(&[]);
+        file[4] = 2;
+        assert!(read_sections(&file).unwrap_err().to_string().contains("version 2"));
+    }
+
+    #[test]
+    fn replaces_a_file_and_leaves_no_other() {
+        let folder = std::env::temp_dir().join(format!("trimnet-atomic-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.trim");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        assert!(write_atomic(&folder.join("missing").join("a.trim"), b"").is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
