@@ -1,0 +1,103 @@
+//! The range of the data that the codes have to cover, and the scale and zero point that follow from it.
+
+use crate::error::{Error, Result};
+use crate::float::Float;
+
+/// A closed interval of finite numbers, `lo <= hi`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "(F, F)", into = "(F, F)"))]
+#[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
+pub struct Range<F> {
+    lo: F,
+    hi: F,
+}
+
+impl<F: Float> Range<F> {
+    /// From the least to the largest number.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if `lo > hi`.
+    pub fn new(lo: F, hi: F) -> Result<Self> {
+        for (index, value) in [lo, hi].into_iter().enumerate() {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what: "range", index: vec![index], value: value.as_f64() });
+            }
+        }
+        if lo > hi {
+            return Err(Error::Unsupported {
+                what: "range",
+                reason: format!("its lower end {lo} is above its upper end {hi}"),
+            });
+        }
+        Ok(Self { lo, hi })
+    }
+
+    /// The least and the largest finite number of `values`; NaN and infinity are left out.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no finite number is among them.
+    pub fn of(values: &[F]) -> Result<Self> {
+        let start = (F::infinity(), F::neg_infinity());
+        let (lo, hi) = values.iter().fold(start, |(lo, hi), &x| {
+            let finite = x.is_finite();
+            (if finite && x < lo { x } else { lo }, if finite && x > hi { x } else { hi })
+        });
+        if lo > hi {
+            return Err(Error::Empty { what: "the finite part of the values" });
+        }
+        Ok(Self { lo, hi })
+    }
+
+    /// Its lower end.
+    pub fn lo(self) -> F {
+        self.lo
+    }
+
+    /// Its upper end.
+    pub fn hi(self) -> F {
+        self.hi
+    }
+
+    /// Widened to include 0, which every scheme represents exactly.
+    #[must_use]
+    pub fn with_zero(self) -> Self {
+        Self { lo: self.lo.min(F::zero()), hi: self.hi.max(F::zero()) }
+    }
+
+    pub(crate) fn unit() -> Self {
+        Self { lo: -F::one(), hi: F::one() }
+    }
+}
+
+impl<F: Float> TryFrom<(F, F)> for Range<F> {
+    type Error = Error;
+
+    fn try_from((lo, hi): (F, F)) -> Result<Self> {
+        Self::new(lo, hi)
+    }
+}
+
+impl<F> From<Range<F>> for (F, F) {
+    fn from(range: Range<F>) -> Self {
+        (range.lo, range.hi)
+    }
+}
+
+/// What turns codes into numbers: `x = (code - zero_point) * scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QuantParams<F> {
+    /// Distance of neighbouring codes; finite and above 0 when made by [`Scheme::params`](crate::quantize::Scheme::params).
+    pub scale: F,
+    /// The code of 0.
+    pub zero_point: i32,
+}
+
+impl<F: Float> QuantParams<F> {
+    /// The number that `code` stands for.
+    #[inline]
+    pub fn dequantize(self, code: i32) -> F {
+        F::of(f64::from(code) - f64::from(self.zero_point)) * self.scale
+    }
+}
