@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::float::Float;
 
 use super::range::{Observer, extremes};
-use super::scheme::{Range, Scheme};
+use super::params::Range;
+use super::scheme::Scheme;
+use super::search::{RangeSearch, search};
 
 const HALF: usize = 1024;
 const BINS: usize = 2 * HALF;
@@ -26,7 +28,7 @@ const BINS: usize = 2 * HALF;
 /// observer.observe(&(0..1000).map(|i| i as f32 / 1000.0).collect::<Vec<_>>());
 /// observer.observe(&[50.0]); // one outlier
 /// let range = observer.percentile(99.0, Tails::Both)?;
-/// assert!(range.max < 1.01);
+/// assert!(range.hi() < 1.01);
 /// # Ok::<(), trimnet::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -80,18 +82,6 @@ pub enum Tails {
     Symmetric,
     /// Half of the rest is cut from each side.
     Both,
-}
-
-/// A range found by trying several.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct RangeSearch<F> {
-    /// The best range.
-    pub range: Range<F>,
-    /// How many ranges were tried; always more than one.
-    pub candidates: usize,
-    /// Mean squared error of the best.
-    pub mse: f64,
 }
 
 /// Wide enough for `f64::MAX`, and no wider: `width * HALF` stays below 2^1025.
@@ -184,7 +174,7 @@ impl<F: Float> HistogramObserver<F> {
                 (low * width, high * width)
             }
         };
-        Ok(Range { min: F::of(low).max(seen.min), max: F::of(high).min(seen.max) })
+        Range::new(F::of(low).max(seen.lo()), F::of(high).min(seen.hi()))
     }
 
     /// The range whose quantization under `scheme` has the least squared error, each bin standing at its centre:
@@ -243,7 +233,7 @@ impl<F: Float> Observer<F> for HistogramObserver<F> {
     /// The smallest and largest value seen.
     fn range(&self) -> Result<Range<F>> {
         let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
-        Ok(Range { min, max })
+        Range::new(min, max)
     }
 
     fn count(&self) -> u64 {

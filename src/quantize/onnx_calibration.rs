@@ -10,9 +10,10 @@
 use crate::error::{Error, Result};
 use crate::float::Float;
 
-use super::histogram::{RangeSearch, check_percentile};
+use super::histogram::check_percentile;
 use super::range::{Observer, extremes};
-use super::scheme::Range;
+use super::params::Range;
+use super::search::RangeSearch;
 
 /// The bins that may be added by one growing step; beyond, an outlier would cost gigabytes.
 const MOST_BINS: f64 = 16_777_216.0;
@@ -75,7 +76,7 @@ impl OnnxHistogram {
         let cut = (100.0 - percentile) / 200.0;
         let low = self.edge(first_reaching(&self.counts, cut));
         let high = self.edge(first_reaching(&self.counts, 1.0 - cut));
-        Ok(Range { min: low.max(seen.min), max: high.min(seen.max) })
+        Range::new(low.max(seen.lo()), high.min(seen.hi()))
     }
 
     /// The range `(-t, t)` of least Kullback-Leibler divergence between the clipped distribution and its quantized form
@@ -104,7 +105,7 @@ impl OnnxHistogram {
         let range = if best.2 == 0 {
             seen
         } else {
-            Range { min: self.edge(best.1).max(seen.min), max: self.edge(best.2).min(seen.max) }
+            Range::new(self.edge(best.1).max(seen.lo()), self.edge(best.2).min(seen.hi()))?
         };
         Ok(RangeSearch { range, candidates: mid - half + 1, error: best.0 })
     }
@@ -152,7 +153,7 @@ impl<F: Float> Observer<F> for OnnxHistogram {
 
     fn range(&self) -> Result<Range<F>> {
         let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
-        Ok(Range { min: F::of(min), max: F::of(max) })
+        Range::new(F::of(min), F::of(max))
     }
 
     fn count(&self) -> u64 {
@@ -183,7 +184,7 @@ pub fn onnx_symmetric_percentile<F: Float>(values: &[F], bins: usize, percentile
         counts[bin(v, bins, low, high)] += 1;
     }
     let t = edge(first_reaching(&counts, percentile / 100.0), bins, low, high);
-    Ok(Range { min: (-t).max(min), max: t.min(max) })
+    Range::new((-t).max(min), t.min(max))
 }
 
 /// Edge `i` of `bins` equal bins, computed in f64 and stored in f32.
@@ -280,8 +281,8 @@ mod tests {
     #[test]
     fn entropy_matches_the_executed_reference() {
         let found = |bins| histogram(bins).entropy(128).unwrap().range;
-        assert_eq!(found(2048), Range { min: -1.0, max: 1.980_468_75 });
-        assert_eq!(found(4096), Range { min: -1.0, max: 7.464_843_75 });
+        assert_eq!(found(2048), Range::new(-1.0, 1.980_468_75).unwrap());
+        assert_eq!(found(4096), Range::new(-1.0, 7.464_843_75).unwrap());
     }
 
     #[test]
@@ -292,9 +293,9 @@ mod tests {
 
     #[test]
     fn percentiles_match_the_executed_reference() {
-        assert_eq!(histogram(2048).percentile(99.9).unwrap(), Range { min: -1.0, max: 0.996_093_75 });
+        assert_eq!(histogram(2048).percentile(99.9).unwrap(), Range::new(-1.0, 0.996_093_75).unwrap());
         let symmetric = onnx_symmetric_percentile(&data(), 2048, 99.9).unwrap();
-        assert_eq!(symmetric, Range { min: -0.996_093_75, max: 0.996_093_75 });
+        assert_eq!(symmetric, Range::new(-0.996_093_75, 0.996_093_75).unwrap());
     }
 
     #[test]
@@ -303,7 +304,7 @@ mod tests {
         h.observe(&[0.0_f32; 10]);
         h.observe(&[1e-30, 1.0]);
         h.observe(&[f32::MAX, f32::NAN]);
-        assert_eq!(Observer::<f64>::range(&h).unwrap(), Range { min: 0.0, max: f64::from(f32::MAX) });
+        assert_eq!(Observer::<f64>::range(&h).unwrap(), Range::new(0.0, f64::from(f32::MAX)).unwrap());
         assert_eq!((h.refused(), Observer::<f64>::skipped(&h), Observer::<f64>::count(&h)), (1, 1, 13));
     }
 

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::float::Float;
 
-use super::scheme::Range;
+use super::params::Range;
 
 /// Watches values go by and says which range to quantize.
 pub trait Observer<F: Float> {
@@ -71,7 +71,7 @@ pub(super) fn extremes<F: Float>(values: &[F]) -> Option<Extremes<F>> {
 /// observer.observe(&[0.5_f32, -1.0, f32::NAN]);
 /// observer.observe(&[2.0]);
 /// let range = observer.range()?;
-/// assert_eq!((range.min, range.max), (-1.0, 2.0));
+/// assert_eq!((range.lo(), range.hi()), (-1.0, 2.0));
 /// assert_eq!((observer.count(), observer.skipped()), (3, 1));
 /// # Ok::<(), trimnet::Error>(())
 /// ```
@@ -116,7 +116,7 @@ impl<F: Float> Observer<F> for MinMaxObserver<F> {
 
     fn range(&self) -> Result<Range<F>> {
         let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
-        Ok(Range { min, max })
+        Range::new(min, max)
     }
 
     fn count(&self) -> u64 {
@@ -171,7 +171,7 @@ impl<F: Float> Observer<F> for MovingAverageObserver<F> {
 
     fn range(&self) -> Result<Range<F>> {
         let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
-        Ok(Range { min, max })
+        Range::new(min, max)
     }
 
     fn count(&self) -> u64 {
@@ -198,7 +198,7 @@ mod tests {
             }
             let [mut a, b] = parts;
             a.merge(&b);
-            assert_eq!(a.range().unwrap(), Range { min: -10.0, max: 10.0 });
+            assert_eq!(a.range().unwrap(), Range::new(-10.0, 10.0).unwrap());
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
             observer.observe(&batch);
         }
         let range = observer.range().unwrap();
-        assert!((range.min - -1.004_899_98).abs() < 1e-7 && (range.max - 1.014_799_95).abs() < 1e-7, "{range:?}");
+        assert!((range.lo() - -1.004_899_98).abs() < 1e-7 && (range.hi() - 1.014_799_95).abs() < 1e-7, "{range:?}");
     }
 
     #[test]
@@ -232,6 +232,6 @@ mod tests {
     fn subnormals_and_extremes_count_as_finite() {
         let mut observer = MinMaxObserver::default();
         observer.observe(&[1e-40_f32, f32::MAX, f32::MIN]);
-        assert_eq!(observer.range().unwrap(), Range { min: f32::MIN, max: f32::MAX });
+        assert_eq!(observer.range().unwrap(), Range::new(f32::MIN, f32::MAX).unwrap());
     }
 }
