@@ -184,11 +184,16 @@ impl<F: Float> HistogramObserver<F> {
     /// [`Error::Empty`] if no finite number was seen.
     pub fn least_squares(&self, scheme: &Scheme) -> Result<RangeSearch<F>> {
         let width = self.bin_width();
-        let centres: Vec<(f64, f64)> = (0..BINS)
+        let centres: Vec<(F, f64)> = (0..BINS)
             .filter(|&i| self.counts[i] > 0)
-            .map(|i| ((i as f64 - HALF as f64 + 0.5) * width, self.counts[i] as f64))
+            .map(|i| (F::of((i as f64 - HALF as f64 + 0.5) * width), self.counts[i] as f64))
             .collect();
-        search(self.range()?, &centres, scheme)
+        let (values, counts): (Vec<F>, Vec<f64>) = centres.into_iter().unzip();
+        search(self.range()?, scheme, |params| {
+            let codes = scheme.quantize(&values, params)?;
+            let error = |(&code, (&x, n)): (&i32, (&F, &f64))| (params.dequantize(code) - x).as_f64().powi(2) * n;
+            Ok(codes.iter().zip(values.iter().zip(&counts)).map(error).sum())
+        })
     }
 
     fn grow(&mut self, exponent: i32) {
@@ -250,4 +255,88 @@ pub(super) fn check_percentile(percentile: f64) -> Result<()> {
         return Err(Error::OutOfRange { name: "percentile", value: percentile, range: "0 < percentile <= 100" });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn observed(batches: &[Vec<f64>]) -> HistogramObserver<f64> {
+        let mut observer = HistogramObserver::default();
+        batches.iter().for_each(|batch| observer.observe(batch));
+        observer
+    }
+
+    proptest! {
+        #[test]
+        fn order_batches_and_shards_do_not_matter(
+            values in prop::collection::vec(prop_oneof![-1e3..1e3, -1e-3..1e-3, Just(0.0), Just(1e300), Just(5e-324)], 1..200),
+            cut in 0_usize..200,
+        ) {
+            let whole = observed(&[values.clone()]);
+            let cut = cut.min(values.len());
+            let mut backwards: Vec<f64> = values.clone();
+            backwards.reverse();
+            prop_assert_eq!(&observed(&[backwards]), &whole);
+            prop_assert_eq!(&observed(&[values[..cut].to_vec(), values[cut..].to_vec()]), &whole);
+            let mut a = observed(&[values[..cut].to_vec()]);
+            a.merge(&observed(&[values[cut..].to_vec()]));
+            prop_assert_eq!(&a, &whole);
+            prop_assert_eq!(whole.count(), values.len() as u64);
+        }
+
+        #[test]
+        fn every_range_lies_within_what_was_seen(
+            values in prop::collection::vec(-1e6_f32..1e6, 1..100), percentile in 0.001..=100.0_f64,
+        ) {
+            let mut observer = HistogramObserver::default();
+            observer.observe(&values);
+            let seen = observer.range().unwrap();
+            for tails in [Tails::Symmetric, Tails::Both] {
+                let range = observer.percentile(percentile, tails).unwrap();
+                prop_assert!(range.lo() >= seen.lo() && range.hi() <= seen.hi());
+            }
+            let whole = observer.percentile(100.0, Tails::Both).unwrap();
+            prop_assert_eq!(whole, seen);
+            let found = observer.least_squares(&Scheme::uint8_affine()).unwrap();
+            prop_assert!(Scheme::uint8_affine().params(found.range).scale > 0.0);
+        }
+    }
+
+    #[test]
+    fn bins_hold_what_they_say() {
+        let observer = observed(&[vec![-1.0, -0.5, 0.0, 0.75, 1023.5]]);
+        assert_eq!(observer.bin_width(), 1.0);
+        for (bin, n) in [(HALF - 1, 2), (HALF, 2), (HALF + 1023, 1)] {
+            assert_eq!(observer.counts()[bin], n, "bin {bin}");
+        }
+    }
+
+    #[test]
+    fn one_outlier_does_not_stretch_the_percentile() {
+        let mut values: Vec<f64> = (-1000..=1000).map(|i| f64::from(i) / 1000.0).collect();
+        values.push(12.0);
+        let observer = observed(&[values]);
+        let symmetric = observer.percentile(99.9, Tails::Symmetric).unwrap();
+        assert!(symmetric.hi() > 0.98 && symmetric.hi() < 1.02, "{symmetric:?}");
+        assert!(observer.percentile(99.9, Tails::Both).unwrap().hi() < 1.02);
+    }
+
+    #[test]
+    fn the_extremes_of_the_type_fit() {
+        let observer = observed(&[vec![f64::MAX, f64::MIN, 5e-324, f64::NAN, f64::INFINITY]]);
+        assert_eq!((observer.count(), observer.skipped()), (3, 2));
+        assert_eq!(observer.percentile(100.0, Tails::Both).unwrap(), Range::new(f64::MIN, f64::MAX).unwrap());
+    }
+
+    #[test]
+    fn nothing_seen_and_percentiles_out_of_range_are_errors() {
+        let empty = HistogramObserver::<f32>::default();
+        assert!(matches!(empty.percentile(99.0, Tails::Both), Err(Error::Empty { .. })));
+        assert!(empty.least_squares(&Scheme::default()).is_err());
+        for p in [0.0, -1.0, 100.1, f64::NAN] {
+            assert!(matches!(observed(&[vec![1.0]]).percentile(p, Tails::Both), Err(Error::OutOfRange { .. })));
+        }
+    }
 }
