@@ -24,10 +24,18 @@ pub trait Float: sealed::Sealed + NdFloat + FromPrimitive + ToPrimitive + Defaul
 
     /// Rounds to the nearest integer, ties to the even one.
     fn round_half_even(self) -> Self;
+
+    /// The nearest integer, ties to even, for `|x| < 2^22`: a sum instead of a call. Other numbers give any integer.
+    #[doc(hidden)]
+    fn small_int(self) -> i32;
+
+    /// The nearest value of this type.
+    #[doc(hidden)]
+    fn of_int(x: i32) -> Self;
 }
 
 macro_rules! float {
-    ($t:ty) => {
+    ($t:ty, $anchor:expr) => {
         impl Float for $t {
             const BYTES: usize = size_of::<$t>();
 
@@ -42,12 +50,24 @@ macro_rules! float {
             fn round_half_even(self) -> Self {
                 self.round_ties_even()
             }
+
+            #[inline]
+            fn small_int(self) -> i32 {
+                // At 1.5 * 2^(mantissa bits) the distance of neighbours is 1: the sum rounds, its last bits count.
+                const ANCHOR: $t = $anchor;
+                (self + ANCHOR).to_bits().wrapping_sub(ANCHOR.to_bits()) as i32
+            }
+
+            #[inline]
+            fn of_int(x: i32) -> Self {
+                x as $t
+            }
         }
     };
 }
 
-float!(f32);
-float!(f64);
+float!(f32, 12_582_912.0);
+float!(f64, 6_755_399_441_055_744.0);
 
 /// Refuses NaN and infinity, naming the first place where one stands.
 pub(crate) fn check_finite<F: Float, D: Dimension>(
@@ -98,6 +118,15 @@ mod tests {
         let x = array![[0.0, 1.0, f64::INFINITY], [f64::NAN, 2.0, 3.0]];
         let error = check_finite("weights", &x.t()).unwrap_err();
         assert_eq!(error.to_string(), "weights is NaN at index [0, 1]; only finite numbers are allowed");
+    }
+
+    #[test]
+    fn small_integers_are_rounded_half_even() {
+        for quarter in -16_000_000..16_000_000 {
+            let x = f64::from(quarter) / 4.0;
+            assert_eq!(x.small_int(), x.round_ties_even() as i32);
+            assert_eq!((x as f32).small_int(), (x as f32).round_ties_even() as i32);
+        }
     }
 
     #[test]

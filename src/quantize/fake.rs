@@ -98,11 +98,11 @@ pub fn fake_quantize_tensorflow<F: Float, D: Dimension>(
 /// The ends of the range moved so that 0 falls on a code, and the step.
 fn nudged<F: Float>(scheme: &Scheme, range: Range<F>) -> (F, F, F) {
     let (qmin, qmax) = (F::of(f64::from(scheme.qmin())), F::of(f64::from(scheme.qmax())));
-    let scale = (range.hi() - range.lo()) / (qmax - qmin);
+    let scale = (range.max() - range.min()) / (qmax - qmin);
     if scale <= F::zero() || !scale.is_finite() {
         return (F::zero(), F::zero(), F::one());
     }
-    let zero_point = clip((qmin - range.lo() / scale + F::of(0.5)).floor(), qmin, qmax);
+    let zero_point = clip((qmin - range.min() / scale + F::of(0.5)).floor(), qmin, qmax);
     ((qmin - zero_point) * scale, (qmax - zero_point) * scale, scale)
 }
 
@@ -145,11 +145,12 @@ mod tests {
         let x = array![-1.5, -0.5, 0.5, 1.5, 2.5];
         let (y, pass) = fake_quantize_tensorflow(8, CodeRange::Narrow, range, x).unwrap();
         assert_eq!(y, array![-1.0, 0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(pass.backward(Array1::ones(5)).unwrap(), Array1::ones(5));
+        assert_eq!(pass.backward(Array1::<f32>::ones(5)).unwrap(), Array1::ones(5));
         let (y, pass) =
-            fake_quantize_tensorflow(8, CodeRange::Narrow, range, array![-127.5, -127.0, 127.0, 127.1]).unwrap();
+            fake_quantize_tensorflow(8, CodeRange::Narrow, range, array![-127.5, -127.0, 127.0, 127.1])
+                .unwrap();
         assert_eq!(y, array![-127.0, -127.0, 127.0, 127.0]);
-        assert_eq!(pass.backward(Array1::ones(4)).unwrap(), array![0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(pass.backward(Array1::<f32>::ones(4)).unwrap(), array![0.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]
@@ -164,7 +165,8 @@ mod tests {
         let scheme = Scheme::default();
         assert!(fake_quantize(&scheme, QuantParams { scale: 0.0, zero_point: 0 }, array![1.0]).is_err());
         assert!(fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 999 }, array![1.0]).is_err());
-        let (_, pass) = fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 0 }, array![1.0]).unwrap();
+        let (_, pass) =
+            fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 0 }, array![1.0]).unwrap();
         assert!(pass.backward(array![1.0, 2.0]).is_err());
     }
 }

@@ -12,8 +12,8 @@
 use crate::error::{Error, Result};
 use crate::float::Float;
 
-use super::range::{Observer, extremes};
 use super::params::Range;
+use super::range::{Observer, extremes};
 use super::scheme::Scheme;
 use super::search::{RangeSearch, search};
 
@@ -28,12 +28,19 @@ const BINS: usize = 2 * HALF;
 /// observer.observe(&(0..1000).map(|i| i as f32 / 1000.0).collect::<Vec<_>>());
 /// observer.observe(&[50.0]); // one outlier
 /// let range = observer.percentile(99.0, Tails::Both)?;
-/// assert!(range.hi() < 1.01);
+/// assert!(range.max() < 1.01);
 /// # Ok::<(), trimnet::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Parts<F>", into = "Parts<F>", bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
+#[cfg_attr(
+    feature = "serde",
+    serde(
+        try_from = "Parts<F>",
+        into = "Parts<F>",
+        bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"
+    )
+)]
 pub struct HistogramObserver<F> {
     /// log2 of the bin width.
     exponent: i32,
@@ -67,8 +74,15 @@ impl<F: Float> TryFrom<Parts<F>> for HistogramObserver<F> {
         crate::float::check_shape("counts", &[p.counts.len()], &[BINS])?;
         let amax = p.seen.map_or(F::zero(), |(min, max)| min.abs().max(max.abs()));
         let total = p.counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
-        if !(amax.is_finite() && total.is_some() && p.exponent >= smallest_exponent(amax) && p.exponent <= LARGEST) {
-            return Err(Error::Unsupported { what: "histogram", reason: "bins do not cover the values seen".into() });
+        if !(amax.is_finite()
+            && total.is_some()
+            && p.exponent >= smallest_exponent(amax)
+            && p.exponent <= LARGEST)
+        {
+            return Err(Error::Unsupported {
+                what: "histogram",
+                reason: "bins do not cover the values seen".into(),
+            });
         }
         Ok(Self { exponent: p.exponent, counts: p.counts, seen: p.seen, skipped: p.skipped })
     }
@@ -85,6 +99,7 @@ pub enum Tails {
 }
 
 /// Wide enough for `f64::MAX`, and no wider: `width * HALF` stays below 2^1025.
+#[cfg(feature = "serde")]
 const LARGEST: i32 = 1015;
 /// Fine enough for the smallest subnormal `f64`.
 const SMALLEST: i32 = -1074;
@@ -174,7 +189,7 @@ impl<F: Float> HistogramObserver<F> {
                 (low * width, high * width)
             }
         };
-        Range::new(F::of(low).max(seen.lo()), F::of(high).min(seen.hi()))
+        Range::new(F::of(low).max(seen.min()), F::of(high).min(seen.max()))
     }
 
     /// The range whose quantization under `scheme` has the least squared error, each bin standing at its centre:
@@ -191,7 +206,8 @@ impl<F: Float> HistogramObserver<F> {
         let (values, counts): (Vec<F>, Vec<f64>) = centres.into_iter().unzip();
         search(self.range()?, scheme, |params| {
             let codes = scheme.quantize(&values, params)?;
-            let error = |(&code, (&x, n)): (&i32, (&F, &f64))| (params.dequantize(code) - x).as_f64().powi(2) * n;
+            let error =
+                |(&code, (&x, n)): (&i32, (&F, &f64))| (params.dequantize(code) - x).as_f64().powi(2) * n;
             Ok(codes.iter().zip(values.iter().zip(&counts)).map(error).sum())
         })
     }
@@ -252,7 +268,11 @@ impl<F: Float> Observer<F> for HistogramObserver<F> {
 
 pub(super) fn check_percentile(percentile: f64) -> Result<()> {
     if !(percentile > 0.0 && percentile <= 100.0) {
-        return Err(Error::OutOfRange { name: "percentile", value: percentile, range: "0 < percentile <= 100" });
+        return Err(Error::OutOfRange {
+            name: "percentile",
+            value: percentile,
+            range: "0 < percentile <= 100",
+        });
     }
     Ok(())
 }
@@ -295,7 +315,7 @@ mod tests {
             let seen = observer.range().unwrap();
             for tails in [Tails::Symmetric, Tails::Both] {
                 let range = observer.percentile(percentile, tails).unwrap();
-                prop_assert!(range.lo() >= seen.lo() && range.hi() <= seen.hi());
+                prop_assert!(range.min() >= seen.min() && range.max() <= seen.max());
             }
             let whole = observer.percentile(100.0, Tails::Both).unwrap();
             prop_assert_eq!(whole, seen);
@@ -319,8 +339,8 @@ mod tests {
         values.push(12.0);
         let observer = observed(&[values]);
         let symmetric = observer.percentile(99.9, Tails::Symmetric).unwrap();
-        assert!(symmetric.hi() > 0.98 && symmetric.hi() < 1.02, "{symmetric:?}");
-        assert!(observer.percentile(99.9, Tails::Both).unwrap().hi() < 1.02);
+        assert!(symmetric.max() > 0.98 && symmetric.max() < 1.02, "{symmetric:?}");
+        assert!(observer.percentile(99.9, Tails::Both).unwrap().max() < 1.02);
     }
 
     #[test]
@@ -336,7 +356,10 @@ mod tests {
         assert!(matches!(empty.percentile(99.0, Tails::Both), Err(Error::Empty { .. })));
         assert!(empty.least_squares(&Scheme::default()).is_err());
         for p in [0.0, -1.0, 100.1, f64::NAN] {
-            assert!(matches!(observed(&[vec![1.0]]).percentile(p, Tails::Both), Err(Error::OutOfRange { .. })));
+            assert!(matches!(
+                observed(&[vec![1.0]]).percentile(p, Tails::Both),
+                Err(Error::OutOfRange { .. })
+            ));
         }
     }
 }

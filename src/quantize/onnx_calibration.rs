@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::float::Float;
 
 use super::histogram::check_percentile;
-use super::range::{Observer, extremes};
 use super::params::Range;
+use super::range::{Observer, extremes};
 use super::search::RangeSearch;
 
 /// The bins that may be added by one growing step; beyond, an outlier would cost gigabytes.
@@ -76,7 +76,7 @@ impl OnnxHistogram {
         let cut = (100.0 - percentile) / 200.0;
         let low = self.edge(first_reaching(&self.counts, cut));
         let high = self.edge(first_reaching(&self.counts, 1.0 - cut));
-        Range::new(low.max(seen.lo()), high.min(seen.hi()))
+        Range::new(low.max(seen.min()), high.min(seen.max()))
     }
 
     /// The range `(-t, t)` of least Kullback-Leibler divergence between the clipped distribution and its quantized form
@@ -91,7 +91,10 @@ impl OnnxHistogram {
         if levels < 2 || half >= mid {
             return Err(Error::Unsupported {
                 what: "entropy calibration",
-                reason: format!("{} bins leave at most one candidate for {levels} levels; take more bins", self.counts.len()),
+                reason: format!(
+                    "{} bins leave at most one candidate for {levels} levels; take more bins",
+                    self.counts.len()
+                ),
             });
         }
         let mut best = (f64::INFINITY, 0, 0);
@@ -105,7 +108,7 @@ impl OnnxHistogram {
         let range = if best.2 == 0 {
             seen
         } else {
-            Range::new(self.edge(best.1).max(seen.lo()), self.edge(best.2).min(seen.hi()))?
+            Range::new(self.edge(best.1).max(seen.min()), self.edge(best.2).min(seen.max()))?
         };
         Ok(RangeSearch { range, candidates: mid - half + 1, error: best.0 })
     }
@@ -141,10 +144,11 @@ impl<F: Float> Observer<F> for OnnxHistogram {
         }
         // numpy gives an all-zero batch the range -0.5..0.5, whose middle bin takes everything.
         let t = if self.threshold == 0.0 { 0.5 } else { self.threshold };
+        let bins = self.counts.len();
         for &v in values {
             let v = v.as_f64();
             if v.abs() <= t {
-                self.counts[bin(v, self.counts.len(), -t, t)] += 1;
+                self.counts[bin(v, bins, -t, t)] += 1;
             } else if v.is_finite() {
                 self.refused += 1;
             }
@@ -244,23 +248,46 @@ fn divergence(counts: &[u64], start: usize, end: usize, levels: usize) -> f64 {
     }
     match (smoothed(&p), smoothed(&q)) {
         (Some(p), Some(q)) => {
-            let (sp, sq): (f64, f64) = (p.iter().sum(), q.iter().sum());
-            p.iter().zip(&q).map(|(&p, &q)| p / sp * ((p / sp) / (q / sq)).ln()).sum()
+            // That tool compares sums of f32; neighbouring candidates differ in the last digits, so their order matters.
+            let (sp, sq) = (pairwise_sum(&p), pairwise_sum(&q));
+            let term = |(&p, &q): (&f32, &f32)| {
+                let (p, q) = (f64::from(p / sp), f64::from(q / sq));
+                (p * (p / q).ln()) as f32
+            };
+            f64::from(pairwise_sum(&p.iter().zip(&q).map(term).collect::<Vec<_>>()))
         }
         _ => f64::INFINITY,
     }
 }
 
 /// Zeros become 1e-4, taken evenly from the rest; `None` if nothing can be smoothed.
-fn smoothed(counts: &[u64]) -> Option<Vec<f64>> {
+fn smoothed(counts: &[u64]) -> Option<Vec<f32>> {
     const EPS: f64 = 1e-4;
     let zeros = counts.iter().filter(|&&n| n == 0).count();
     let rest = counts.len() - zeros;
     if rest == 0 {
         return None;
     }
-    let taken = EPS * zeros as f64 / rest as f64;
-    Some(counts.iter().map(|&n| if n == 0 { f64::from(EPS as f32) } else { f64::from((n as f64 - taken) as f32) }).collect())
+    let taken = (EPS * zeros as f64 / rest as f64) as f32;
+    Some(counts.iter().map(|&n| if n == 0 { EPS as f32 } else { n as f32 - taken }).collect())
+}
+
+/// numpy's order of adding: eight sums side by side up to 128 numbers, halves beyond.
+fn pairwise_sum(x: &[f32]) -> f32 {
+    if x.len() < 8 {
+        return x.iter().sum();
+    }
+    if x.len() > 128 {
+        let half = x.len() / 2 / 8 * 8;
+        return pairwise_sum(&x[..half]) + pairwise_sum(&x[half..]);
+    }
+    let (eights, rest) = x.as_chunks::<8>();
+    let mut r = [0.0_f32; 8];
+    for eight in eights {
+        r.iter_mut().zip(eight).for_each(|(r, x)| *r += x);
+    }
+    let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+    rest.iter().fold(sum, |sum, x| sum + x)
 }
 
 #[cfg(test)]
@@ -288,7 +315,10 @@ mod tests {
     #[test]
     fn a_search_of_one_candidate_is_an_error() {
         let error = histogram(128).entropy(128).unwrap_err();
-        assert_eq!(error.to_string(), "entropy calibration: 128 bins leave at most one candidate for 128 levels; take more bins");
+        assert_eq!(
+            error.to_string(),
+            "entropy calibration: 128 bins leave at most one candidate for 128 levels; take more bins"
+        );
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) fn extremes<F: Float>(values: &[F]) -> Option<Extremes<F>> {
 /// observer.observe(&[0.5_f32, -1.0, f32::NAN]);
 /// observer.observe(&[2.0]);
 /// let range = observer.range()?;
-/// assert_eq!((range.lo(), range.hi()), (-1.0, 2.0));
+/// assert_eq!((range.min(), range.max()), (-1.0, 2.0));
 /// assert_eq!((observer.count(), observer.skipped()), (3, 1));
 /// # Ok::<(), trimnet::Error>(())
 /// ```
@@ -148,7 +148,11 @@ impl<F: Float> MovingAverageObserver<F> {
     /// [`Error::OutOfRange`] unless `0 < averaging <= 1`.
     pub fn new(averaging: f64) -> Result<Self> {
         if !(averaging > 0.0 && averaging <= 1.0) {
-            return Err(Error::OutOfRange { name: "averaging", value: averaging, range: "0 < averaging <= 1" });
+            return Err(Error::OutOfRange {
+                name: "averaging",
+                value: averaging,
+                range: "0 < averaging <= 1",
+            });
         }
         Ok(Self { averaging, seen: None, count: 0, skipped: 0 })
     }
@@ -209,7 +213,10 @@ mod tests {
             observer.observe(&batch);
         }
         let range = observer.range().unwrap();
-        assert!((range.lo() - -1.004_899_98).abs() < 1e-7 && (range.hi() - 1.014_799_95).abs() < 1e-7, "{range:?}");
+        assert!(
+            (range.min() - -1.004_899_98).abs() < 1e-7 && (range.max() - 1.014_799_95).abs() < 1e-7,
+            "{range:?}"
+        );
     }
 
     #[test]

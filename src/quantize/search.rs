@@ -33,7 +33,7 @@ pub struct RangeSearch<F> {
 /// let mut values: Vec<f32> = (0..1000).map(|i| (i as f32 / 500.0 - 1.0).powi(3)).collect();
 /// values.push(3.0); // one outlier
 /// let found = least_squares_range(&values, &Scheme::symmetric(4)?)?;
-/// assert!(found.range.hi() < 3.0);
+/// assert!(found.range.max() < 3.0);
 /// assert_eq!(found.candidates, 80);
 /// # Ok::<(), trimnet::Error>(())
 /// ```
@@ -58,7 +58,7 @@ pub(super) fn search<F: Float>(
     let mut best = RangeSearch { range: seen, candidates: CANDIDATES as usize, error: f64::INFINITY };
     for i in 0..CANDIDATES {
         let share = F::of(1.0 - f64::from(i) / 100.0);
-        let range = Range::new(seen.lo() * share, seen.hi() * share)?;
+        let range = Range::new(seen.min() * share, seen.max() * share)?;
         let error = error(scheme.params(range))?;
         if error < best.error {
             best = RangeSearch { range, error, ..best };
@@ -68,7 +68,10 @@ pub(super) fn search<F: Float>(
         return Ok(best);
     }
     // Squares beyond the largest number say nothing: stay with what was seen.
-    Err(Error::Unsupported { what: "least-squares range", reason: "squared errors overflow; scale the data down".into() })
+    Err(Error::Unsupported {
+        what: "least-squares range",
+        reason: "squared errors overflow; scale the data down".into(),
+    })
 }
 
 #[cfg(test)]
@@ -77,14 +80,15 @@ mod tests {
 
     #[test]
     fn no_other_candidate_is_better() {
-        let values: Vec<f64> = (0..500).map(|i| f64::from(i * 7919 % 1000) / 250.0 - 2.0).map(|x| x * x * x).collect();
+        let values: Vec<f64> =
+            (0..500).map(|i| f64::from(i * 7919 % 1000) / 250.0 - 2.0).map(|x| x * x * x).collect();
         for bits in [2, 3, 4, 8] {
             let scheme = Scheme::symmetric(bits).unwrap();
             let found = least_squares_range(&values, &scheme).unwrap();
             let all = Range::of(&values).unwrap();
             for i in 0..80 {
                 let share = 1.0 - f64::from(i) / 100.0;
-                let range = Range::new(all.lo() * share, all.hi() * share).unwrap();
+                let range = Range::new(all.min() * share, all.max() * share).unwrap();
                 assert!(scheme.squared_error(&values, scheme.params(range)).unwrap() >= found.error);
             }
         }
