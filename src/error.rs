@@ -65,6 +65,18 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
+    /// Training led to a loss that is not a number.
+    #[error(
+        "the loss is {loss} in epoch {epoch}, step {step}; a smaller learning rate or clipped gradients may help"
+    )]
+    Diverged {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// The step over all epochs, from 0.
+        step: usize,
+        /// NaN or infinity.
+        loss: f64,
+    },
     /// Two settings, or a setting and the data, exclude each other.
     #[error("{what}: {reason}")]
     Unsupported {

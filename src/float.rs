@@ -1,6 +1,6 @@
 //! The element type of every tensor: `f32` or `f64`.
 
-use ndarray::{ArrayView, Dimension, NdFloat};
+use ndarray::{Array2, ArrayView, Dimension, NdFloat};
 use num_traits::{FromPrimitive, ToPrimitive};
 
 use crate::error::{Error, Result};
@@ -86,6 +86,23 @@ pub(crate) fn check_shape(what: &'static str, actual: &[usize], expected: &[usiz
         return Ok(());
     }
     Err(Error::Shape { what, actual: actual.to_vec(), expected: expected.to_vec() })
+}
+
+/// The same matrix with contiguous rows: itself if it has them already, else a copy.
+pub(crate) fn into_rows<F: Float>(x: Array2<F>) -> Array2<F> {
+    if x.is_standard_layout() { x } else { x.as_standard_layout().into_owned() }
+}
+
+/// The elements of a matrix that went through [`into_rows`], row after row.
+pub(crate) fn elements<F: Float>(x: &Array2<F>) -> &[F] {
+    debug_assert!(x.is_standard_layout());
+    x.as_slice().unwrap_or_default()
+}
+
+/// [`elements`], to write.
+pub(crate) fn elements_mut<F: Float>(x: &mut Array2<F>) -> &mut [F] {
+    debug_assert!(x.is_standard_layout());
+    x.as_slice_mut().unwrap_or_default()
 }
 
 #[cfg(test)]

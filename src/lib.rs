@@ -15,6 +15,7 @@ pub mod quantize;
 pub mod normalize;
 pub mod regularize;
 pub mod nn;
+pub mod distill;
 pub mod engine;
 pub mod io;
 

@@ -1,1 +1,45 @@
 //! A small network: just enough to train, prune, quantize and distil.
+
+pub mod activation;
+pub mod adam;
+pub mod backprop;
+pub mod builder;
+pub mod callback;
+pub mod data;
+pub mod fold;
+pub mod grads;
+pub mod history;
+pub mod init;
+pub mod layer;
+pub mod linear;
+pub mod loss;
+pub mod metrics;
+pub mod mlp;
+pub mod objective;
+pub mod optimizer;
+pub mod parameter;
+pub mod schedule;
+pub mod sgd;
+pub mod shrink;
+pub mod trainer;
+
+pub use activation::{Activation, ActivationCache};
+pub use adam::{Adam, AdamW};
+pub use backprop::MlpCache;
+pub use builder::MlpBuilder;
+pub use callback::{Callback, Step};
+pub use data::{Batch, Batches, Dataset, Targets, TargetsView};
+pub use grads::{Grads, LayerGrads};
+pub use history::{Epoch, History, Stop};
+pub use init::Init;
+pub use layer::Layer;
+pub use linear::{Linear, LinearGrads};
+pub use metrics::ConfusionMatrix;
+pub use mlp::Mlp;
+pub use objective::{CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate};
+pub use optimizer::{Decay, Optimizer};
+pub use parameter::{Parameter, ParameterKind};
+pub use schedule::LearningRate;
+pub use sgd::{Momentum, Sgd};
+pub use shrink::{ShrinkReport, ShrunkLayer};
+pub use trainer::{EarlyStopping, Trainer, Watch};

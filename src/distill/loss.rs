@@ -1,0 +1,324 @@
+//! The distillation loss: labels on one side, the teacher's softened opinion on the other.
+//!
+//! ```text
+//! p = softmax(teacher / T)   q = softmax(student / T)
+//! L = hard * CE(student, labels) + soft * T^2 * KL(p || q)
+//! dL/dstudent = hard * (softmax(student) - onehot) / rows + soft * T * (q - p) / rows
+//! ```
+//!
+//! `hard = alpha` and `soft = 1 - alpha` by default. The cross-entropy is at temperature 1. `KL` sums over the classes
+//! and is divided by the rows only; `T^2` keeps its gradient of the same size for every temperature. Both are often
+//! forgotten, and then the teacher hardly counts. Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
+//! 2015.
+
+use ndarray::{Array2, ArrayView2, Zip};
+
+use crate::error::{Error, Result};
+use crate::float::{Float, check_shape};
+use crate::nn::loss::{cross_entropy, log_softmax};
+
+/// How much the labels and the teacher weigh: two free weights, or `alpha` and `1 - alpha`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct KdWeights {
+    /// Factor of the cross-entropy with the labels.
+    pub hard: f64,
+    /// Factor of the `T^2 * KL` term with the teacher.
+    pub soft: f64,
+}
+
+impl KdWeights {
+    /// `alpha` for the labels and `1 - alpha` for the teacher.
+    pub fn alpha(alpha: f64) -> Self {
+        Self { hard: alpha, soft: 1.0 - alpha }
+    }
+
+    /// Both weights finite and not negative.
+    pub(super) fn check(self) -> Result<()> {
+        for (name, value) in [("hard weight", self.hard), ("soft weight", self.soft)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::OutOfRange { name, value, range: "0 <= weight, finite" });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the sum of the soft term over rows and classes is divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Reduction {
+    /// By the number of rows, as the paper means it.
+    #[default]
+    BatchMean,
+    /// By rows times classes. **This makes the soft term `classes` times too small** (as PyTorch's `KLDivLoss` with its
+    /// default reduction); it is here to repeat results that were made so. [`KdLoss::warning`] says it in words, and the
+    /// trainer keeps them in its history.
+    Mean,
+}
+
+/// The distillation loss with its settings.
+///
+/// ```
+/// use ndarray::array;
+/// use trimnet::distill::KdLoss;
+/// let student = array![[1.0, 2.0, 3.0], [0.5, -1.0, 0.25]];
+/// let teacher = array![[2.0, 1.0, 0.0], [1.0, 0.0, -1.0]];
+/// let terms = KdLoss::new(4.0, 0.5)?.evaluate(student.view(), teacher.view(), &[2, 0])?;
+/// assert!((terms.loss - 0.709167762_f64).abs() < 1e-9);
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw"))]
+pub struct KdLoss {
+    temperature: f64,
+    weights: KdWeights,
+    reduction: Reduction,
+}
+
+/// A [`KdLoss`] evaluated: its value, its parts, its gradient.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KdTerms<F> {
+    /// The weighted sum of both terms.
+    pub loss: F,
+    /// The cross-entropy with the labels, unweighted.
+    pub hard: F,
+    /// `T^2 * KL`, unweighted.
+    pub soft: F,
+    /// Gradient of `loss` by the student's logits `[rows, classes]`.
+    pub dlogits: Array2<F>,
+}
+
+impl KdLoss {
+    /// `alpha * CE + (1 - alpha) * T^2 * KL`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless `temperature` is finite and positive and `0 <= alpha <= 1`.
+    pub fn new(temperature: f64, alpha: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&alpha) {
+            return Err(Error::OutOfRange { name: "alpha", value: alpha, range: "0 <= alpha <= 1" });
+        }
+        Self { temperature, weights: KdWeights::alpha(alpha), reduction: Reduction::BatchMean }.checked()
+    }
+
+    /// Two free weights in place of `alpha`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless both are finite and not negative.
+    pub fn with_weights(self, weights: KdWeights) -> Result<Self> {
+        Self { weights, ..self }.checked()
+    }
+
+    /// Another divisor of the soft term.
+    pub fn with_reduction(self, reduction: Reduction) -> Self {
+        Self { reduction, ..self }
+    }
+
+    /// The temperature.
+    pub fn temperature(&self) -> f64 {
+        self.temperature
+    }
+
+    /// The weights of both terms.
+    pub fn weights(&self) -> KdWeights {
+        self.weights
+    }
+
+    /// What the soft term is divided by.
+    pub fn reduction(&self) -> Reduction {
+        self.reduction
+    }
+
+    /// What is wrong with these settings for a network of `classes` outputs, in words.
+    pub fn warning(&self, classes: usize) -> Option<String> {
+        match self.reduction {
+            Reduction::BatchMean => None,
+            Reduction::Mean => Some(format!(
+                "Reduction::Mean divides the soft term by the classes too: it is {classes} times smaller than the \
+                 batch mean"
+            )),
+        }
+    }
+
+    /// The loss of the student's logits against labels and the teacher's logits, both `[rows, classes]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the two differ in shape or the labels in number, [`Error::Empty`] without rows or classes,
+    /// [`Error::Label`] for a label out of range.
+    pub fn evaluate<F: Float>(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        labels: &[usize],
+    ) -> Result<KdTerms<F>> {
+        let (soft, dsoft) = self.soft(student, teacher)?;
+        let (hard, mut dlogits) = cross_entropy(student, labels)?;
+        let (hard_gain, soft_gain) = (F::of(self.weights.hard), F::of(self.weights.soft));
+        Zip::from(&mut dlogits).and(&dsoft).for_each(|d, &s| *d = *d * hard_gain + s * soft_gain);
+        Ok(KdTerms { loss: hard * hard_gain + soft * soft_gain, hard, soft, dlogits })
+    }
+
+    /// The soft term alone, `T^2 * KL(teacher || student)` without its weight, and its gradient by the student's logits:
+    /// what there is to learn from rows without labels.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the two differ in shape, [`Error::Empty`] without rows or classes.
+    pub fn soft<F: Float>(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+    ) -> Result<(F, Array2<F>)> {
+        check_shape("teacher logits", teacher.shape(), student.shape())?;
+        if student.is_empty() {
+            return Err(Error::Empty { what: "logits" });
+        }
+        let divisor = match self.reduction {
+            Reduction::BatchMean => student.nrows(),
+            Reduction::Mean => student.len(),
+        } as f64;
+        let t = F::of(self.temperature);
+        let gain = F::of(self.temperature / divisor);
+        let mut log_q = student.mapv(|z| z / t);
+        let mut log_p = teacher.mapv(|z| z / t);
+        log_q.rows_mut().into_iter().for_each(log_softmax);
+        log_p.rows_mut().into_iter().for_each(log_softmax);
+        let mut kl = 0.0;
+        // In place: log q becomes the gradient T (q - p) / divisor.
+        Zip::from(&mut log_q).and(&log_p).for_each(|log_q, &log_p| {
+            let p = log_p.exp();
+            // p log p -> 0 as p -> 0, where the product of 0 and an infinite logarithm would be NaN.
+            if p != F::zero() {
+                kl += (p * (log_p - *log_q)).as_f64();
+            }
+            *log_q = (log_q.exp() - p) * gain;
+        });
+        Ok((F::of(self.temperature * self.temperature * kl / divisor), log_q))
+    }
+
+    fn checked(self) -> Result<Self> {
+        let range = "0 < temperature, finite";
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::OutOfRange { name: "temperature", value: self.temperature, range });
+        }
+        self.weights.check()?;
+        Ok(self)
+    }
+}
+
+/// The wire form of [`KdLoss`], checked on the way in.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Raw {
+    temperature: f64,
+    weights: KdWeights,
+    reduction: Reduction,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Raw> for KdLoss {
+    type Error = Error;
+
+    fn try_from(Raw { temperature, weights, reduction }: Raw) -> Result<Self> {
+        Self { temperature, weights, reduction }.checked()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_abs_diff_eq;
+    use ndarray::array;
+
+    fn golden() -> (Array2<f64>, Array2<f64>, [usize; 2]) {
+        (array![[1.0, 2.0, 3.0], [0.5, -1.0, 0.25]], array![[2.0, 1.0, 0.0], [1.0, 0.0, -1.0]], [2, 0])
+    }
+
+    #[test]
+    fn has_the_values_of_pytorch() {
+        let (student, teacher, labels) = golden();
+        for (t, soft, loss, mean) in [
+            (1.0, 0.700868860, 0.625863968, 0.233622953),
+            (2.0, 0.820270912, 0.685564994, 0.273423637),
+            (4.0, 0.867476448, 0.709167762, 0.289158816),
+        ] {
+            let kd = KdLoss::new(t, 0.5).unwrap();
+            let terms = kd.evaluate(student.view(), teacher.view(), &labels).unwrap();
+            assert_abs_diff_eq!(terms.hard, 0.550859075, epsilon = 1e-9);
+            assert_abs_diff_eq!(terms.soft, soft, epsilon = 1e-9);
+            assert_abs_diff_eq!(terms.loss, loss, epsilon = 1e-9);
+            let (soft, _) = kd.with_reduction(Reduction::Mean).soft(student.view(), teacher.view()).unwrap();
+            assert_abs_diff_eq!(soft, mean, epsilon = 1e-9);
+        }
+    }
+
+    #[test]
+    fn the_gradient_matches_finite_differences() {
+        let (student, teacher, labels) = golden();
+        for reduction in [Reduction::BatchMean, Reduction::Mean] {
+            let kd = KdLoss::new(3.0, 0.5).unwrap().with_weights(KdWeights { hard: 0.3, soft: 2.0 }).unwrap();
+            let kd = kd.with_reduction(reduction);
+            let dlogits = kd.evaluate(student.view(), teacher.view(), &labels).unwrap().dlogits;
+            for (index, &d) in dlogits.indexed_iter() {
+                let at = |shift: f64| {
+                    let mut student = student.clone();
+                    student[index] += shift;
+                    kd.evaluate(student.view(), teacher.view(), &labels).unwrap().loss
+                };
+                assert_abs_diff_eq!(d, (at(1e-5) - at(-1e-5)) / 2e-5, epsilon = 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn a_student_that_equals_its_teacher_has_nothing_to_learn() {
+        let (student, ..) = golden();
+        let (soft, dsoft) = KdLoss::new(2.0, 0.0).unwrap().soft(student.view(), student.view()).unwrap();
+        assert_eq!(soft, 0.0);
+        assert!(dsoft.iter().all(|&d| d == 0.0));
+    }
+
+    #[test]
+    fn a_teacher_of_extreme_confidence_stays_finite() {
+        let kd = KdLoss::new(0.01, 0.5).unwrap();
+        let (soft, dsoft) = kd.soft(array![[0.0_f32, 1.0]].view(), array![[1e4, -1e4]].view()).unwrap();
+        assert!(soft.is_finite() && dsoft.iter().all(|d| d.is_finite()));
+    }
+
+    #[test]
+    fn warns_of_the_mean_over_classes() {
+        let kd = KdLoss::new(2.0, 0.5).unwrap();
+        assert_eq!(kd.warning(10), None);
+        assert!(kd.with_reduction(Reduction::Mean).warning(10).unwrap().contains("10 times smaller"));
+    }
+
+    #[test]
+    fn refuses_settings_and_shapes_that_do_not_fit() {
+        for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                KdLoss::new(temperature, 0.5),
+                Err(Error::OutOfRange { name: "temperature", .. })
+            ));
+        }
+        for alpha in [-0.1, 1.1, f64::NAN] {
+            assert!(matches!(KdLoss::new(1.0, alpha), Err(Error::OutOfRange { name: "alpha", .. })));
+        }
+        let kd = KdLoss::new(1.0, 0.5).unwrap();
+        assert!(kd.with_weights(KdWeights { hard: -1.0, soft: 1.0 }).is_err());
+        let (student, teacher, _) = golden();
+        assert!(matches!(kd.evaluate(student.view(), teacher.view(), &[3, 0]), Err(Error::Label { .. })));
+        assert!(matches!(kd.soft(student.view(), array![[1.0]].view()), Err(Error::Shape { .. })));
+        let empty = Array2::<f32>::zeros((0, 3));
+        assert!(matches!(kd.soft(empty.view(), empty.view()), Err(Error::Empty { .. })));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn stored_settings_are_checked_when_they_are_read() {
+        let kd = KdLoss::new(2.5, 0.5).unwrap();
+        let text = serde_json::to_string(&kd).unwrap();
+        assert_eq!(serde_json::from_str::<KdLoss>(&text).unwrap(), kd);
+        assert!(serde_json::from_str::<KdLoss>(&text.replace("2.5", "-2.5")).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! Activations: the bends between linear layers, element by element.
+//!
+//! ```text
+//! relu(x)       = max(x, 0)
+//! leaky_relu(x) = x             for x > 0,  slope * x            otherwise
+//! elu(x)        = x             for x > 0,  alpha * (e^x - 1)    otherwise
+//! sigmoid(x)    = 1 / (1 + e^-x)
+//! gelu(x)       = x * Phi(x),   Phi(x) = erfc(-x / sqrt(2)) / 2          (Hendrycks & Gimpel, 2016)
+//! gelu_tanh(x)  = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+//! ```
+//!
+//! Where the slope jumps, at 0, it is that of the left side, as in PyTorch. NaN stays NaN.
+
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
+
+use ndarray::{Array2, Zip};
+
+use crate::error::{Error, Result};
+use crate::float::{Float, check_shape};
+
+/// A function applied to every element.
+///
+/// ```
+/// use ndarray::array;
+/// use trimnet::nn::Activation;
+///
+/// assert_eq!(Activation::Relu.apply(array![[-1.0, 2.0]]), array![[0.0, 2.0]]);
+/// assert_eq!(Activation::LeakyRelu(0.1).apply(array![[-1.0, 2.0]]), array![[-0.1, 2.0]]);
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` above zero, `slope * x` below; the slope is finite (PyTorch's default is 0.01).
+    LeakyRelu(f64),
+    /// `x` above zero, `alpha * (e^x - 1)` below; alpha is finite (PyTorch's default is 1).
+    Elu(f64),
+    /// The hyperbolic tangent, -1..1.
+    Tanh,
+    /// The logistic function, 0..1.
+    Sigmoid,
+    /// `x` times the normal distribution function: the exact form, PyTorch's default.
+    Gelu,
+    /// The approximation of [`Gelu`](Self::Gelu) by a hyperbolic tangent; off by up to 5e-4.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Refuses a setting that is not finite.
+    pub(super) fn check(self) -> Result<()> {
+        let (name, value) = match self {
+            Self::LeakyRelu(slope) => ("slope of leaky relu", slope),
+            Self::Elu(alpha) => ("alpha of elu", alpha),
+            _ => return Ok(()),
+        };
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(Error::OutOfRange { name, value, range: "finite" })
+    }
+
+    /// The function, element by element.
+    pub fn apply<F: Float>(self, mut x: Array2<F>) -> Array2<F> {
+        match self {
+            Self::Relu => x.mapv_inplace(relu),
+            Self::LeakyRelu(slope) => {
+                let slope = F::of(slope);
+                x.mapv_inplace(|x| if x > F::zero() { x } else { slope * x });
+            }
+            Self::Elu(alpha) => {
+                let alpha = F::of(alpha);
+                x.mapv_inplace(|x| if x > F::zero() { x } else { alpha * x.exp_m1() });
+            }
+            Self::Tanh => x.mapv_inplace(F::tanh),
+            Self::Sigmoid => x.mapv_inplace(sigmoid),
+            Self::Gelu => x.mapv_inplace(|x| F::of(gelu(x.as_f64()))),
+            Self::GeluTanh => x.mapv_inplace(|x| F::of(gelu_tanh(x.as_f64()))),
+        }
+        x
+    }
+
+    /// The function, and what [`backward`](Self::backward) needs of it.
+    pub fn forward<F: Float>(self, x: Array2<F>) -> (Array2<F>, ActivationCache<F>) {
+        match self {
+            // Their slope is a polynomial of their value.
+            Self::Tanh | Self::Sigmoid => {
+                let y = self.apply(x);
+                (y.clone(), ActivationCache { of: self, kept: y })
+            }
+            Self::Relu => (x.mapv(relu), ActivationCache { of: self, kept: x }),
+            _ => (self.apply(x.clone()), ActivationCache { of: self, kept: x }),
+        }
+    }
+
+    /// The gradient `dx = dy * slope` by the input.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `dy` has another shape than the batch of the cache; [`Error::Unsupported`] if the
+    /// cache is of another activation.
+    pub fn backward<F: Float>(self, cache: ActivationCache<F>, mut dy: Array2<F>) -> Result<Array2<F>> {
+        check_shape("dy", dy.shape(), cache.kept.shape())?;
+        if cache.of != self {
+            return Err(Error::Unsupported {
+                what: "backward",
+                reason: format!("the cache is of {:?}, the layer is {self:?}", cache.of),
+            });
+        }
+        let (zero, one) = (F::zero(), F::one());
+        let dx = Zip::from(&mut dy).and(&cache.kept);
+        match self {
+            Self::Relu => dx.for_each(|d, &x| *d = if x <= zero { zero } else { *d }),
+            Self::LeakyRelu(slope) => {
+                let slope = F::of(slope);
+                dx.for_each(|d, &x| *d = if x > zero { *d } else { *d * slope });
+            }
+            Self::Elu(alpha) => {
+                let alpha = F::of(alpha);
+                dx.for_each(|d, &x| *d = if x > zero { *d } else { *d * alpha * x.exp() });
+            }
+            Self::Tanh => dx.for_each(|d, &y| *d *= one - y * y),
+            Self::Sigmoid => dx.for_each(|d, &y| *d *= y * (one - y)),
+            Self::Gelu => dx.for_each(|d, &x| *d *= F::of(gelu_slope(x.as_f64()))),
+            Self::GeluTanh => dx.for_each(|d, &x| *d *= F::of(gelu_tanh_slope(x.as_f64()))),
+        }
+        Ok(dy)
+    }
+}
+
+/// What [`Activation::backward`] needs of the forward pass.
+#[derive(Clone, Debug)]
+pub struct ActivationCache<F> {
+    of: Activation,
+    /// The output where the slope follows from it, the input elsewhere.
+    kept: Array2<F>,
+}
+
+fn relu<F: Float>(x: F) -> F {
+    // Not `max`, which would turn NaN into 0.
+    if x <= F::zero() { F::zero() } else { x }
+}
+
+fn sigmoid<F: Float>(x: F) -> F {
+    // The exponent is never positive, so that nothing overflows and small values keep their digits.
+    let e = (-x.abs()).exp();
+    if x < F::zero() { e / (F::one() + e) } else { F::one() / (F::one() + e) }
+}
+
+/// `Phi(x)`. By `erfc`, because `1 + erf` loses every digit for x below -6.
+fn normal_cdf(x: f64) -> f64 {
+    0.5 * libm::erfc(-x * FRAC_1_SQRT_2)
+}
+
+fn gelu(x: f64) -> f64 {
+    x * normal_cdf(x)
+}
+
+fn gelu_slope(x: f64) -> f64 {
+    // Phi(x) + x * phi(x),   phi(x) = e^(-x^2 / 2) / sqrt(2 pi)
+    normal_cdf(x) + x * (-0.5 * x * x).exp() * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2)
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + (FRAC_2_PI.sqrt() * (x + 0.044715 * x * x * x)).tanh())
+}
+
+fn gelu_tanh_slope(x: f64) -> f64 {
+    // Beyond 10 the tangent is 1 to the last bit; without the clamp, x^2 could overflow into inf * 0.
+    let x = x.clamp(-10.0, 10.0);
+    let c = FRAC_2_PI.sqrt();
+    let t = (c * (x + 0.044715 * x * x * x)).tanh();
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+    use ndarray::array;
+
+    const ALL: [Activation; 7] = [
+        Activation::Relu,
+        Activation::LeakyRelu(0.01),
+        Activation::Elu(1.5),
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Gelu,
+        Activation::GeluTanh,
+    ];
+
+    fn at(activation: Activation, x: f64) -> f64 {
+        activation.apply(array![[x]])[[0, 0]]
+    }
+
+    #[test]
+    fn known_values() {
+        // Gelu by 30-digit arithmetic.
+        for (x, gelu) in [
+            (1.0, 0.841_344_746_068_542_9),
+            (-1.0, -0.158_655_253_931_457_05),
+            (3.0, 2.995_950_305_905_109_7),
+            (-8.0, -4.976_768_459_417_427e-15),
+        ] {
+            assert_relative_eq!(at(Activation::Gelu, x), gelu, max_relative = 2e-15);
+        }
+        assert_relative_eq!(at(Activation::GeluTanh, 1.0), 0.841_191_990_608_276, max_relative = 1e-14);
+        assert_relative_eq!(at(Activation::Sigmoid, -2.0), 0.119_202_922_022_117_56, max_relative = 1e-15);
+        assert_relative_eq!(at(Activation::Elu(2.0), -1.0), -1.264_241_117_657_115_4, max_relative = 1e-15);
+        assert_eq!(at(Activation::LeakyRelu(0.5), -3.0), -1.5);
+    }
+
+    #[test]
+    fn the_extremes_stay_finite() {
+        for activation in ALL {
+            for x in [-f64::from(f32::MAX), -1e4, -745.0, 0.0, 745.0, 1e4, f64::from(f32::MAX)] {
+                let (y, cache) = activation.forward(array![[x as f32]]);
+                let dx = activation.backward(cache, array![[1.0]]).unwrap();
+                assert!(y[[0, 0]].is_finite() && dx[[0, 0]].is_finite(), "{activation:?} at {x}: {y} {dx}");
+            }
+        }
+    }
+
+    #[test]
+    fn nan_stays_nan() {
+        for activation in ALL {
+            assert!(at(activation, f64::NAN).is_nan(), "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn the_slope_at_zero_is_that_of_the_left() {
+        let slope = |a: Activation| a.backward(a.forward(array![[0.0]]).1, array![[1.0]]).unwrap()[[0, 0]];
+        assert_eq!(slope(Activation::Relu), 0.0);
+        assert_eq!(slope(Activation::LeakyRelu(0.25)), 0.25);
+        assert_eq!(slope(Activation::Elu(1.5)), 1.5);
+    }
+
+    #[test]
+    fn forward_equals_apply() {
+        let x = array![[-3.0, -0.5, 0.0], [0.5, 1.0, 3.0]];
+        for activation in ALL {
+            assert_eq!(activation.forward(x.clone()).0, activation.apply(x.clone()), "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_settings_that_are_not_finite() {
+        assert_eq!(
+            Activation::LeakyRelu(f64::NAN).check().unwrap_err().to_string(),
+            "slope of leaky relu is NaN, allowed is finite"
+        );
+        assert!(Activation::Elu(f64::INFINITY).check().is_err());
+    }
+}

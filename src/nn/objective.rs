@@ -1,0 +1,173 @@
+//! What a network is trained for: from its outputs on a batch to a loss and the gradients of it.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::data::{Batch, Dataset, TargetsView};
+use super::loss::{check_labels, cross_entropy, mse};
+use super::metrics::predictions;
+use super::mlp::Mlp;
+use crate::error::{Error, Result};
+use crate::float::{Float, check_shape};
+
+/// A loss with whatever it needs besides the batch, as a teacher.
+pub trait Objective<F: Float> {
+    /// Called once before the first step: refuses what does not fit.
+    ///
+    /// # Errors
+    /// Whatever of the network or the data the objective excludes.
+    fn begin(&mut self, mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()>;
+
+    /// The layers whose outputs [`evaluate`](Self::evaluate) looks at besides the last; none by default.
+    fn hidden_layers(&self) -> &[usize] {
+        &[]
+    }
+
+    /// The loss of a batch and its gradients, from the `outputs` `[batch, outputs]` and the outputs of the
+    /// [`hidden_layers`](Self::hidden_layers).
+    ///
+    /// # Errors
+    /// As the loss itself.
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        hidden: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>>;
+
+    /// Moves what the objective itself learns, after the network's own step; nothing by default.
+    ///
+    /// # Errors
+    /// As an optimizer's.
+    fn step(&mut self, _learning_rate: f64) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is doubtful in the settings for a network of this many outputs, in words; kept in the history.
+    fn warning(&self, _outputs: usize) -> Option<String> {
+        None
+    }
+}
+
+/// The loss of a batch and its gradients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluated<F> {
+    /// The loss, a mean over the batch.
+    pub loss: F,
+    /// Gradient by the outputs `[batch, outputs]`.
+    pub doutputs: Array2<F>,
+    /// Gradients by the outputs of layers, as many as [`Objective::hidden_layers`] names.
+    pub dhidden: Vec<(usize, Array2<F>)>,
+}
+
+/// Softmax cross-entropy with the labels: classification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct CrossEntropy;
+
+/// The mean squared error over all elements: regression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MeanSquaredError;
+
+impl<F: Float> Objective<F> for CrossEntropy {
+    fn begin(&mut self, mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
+        check_classes(mlp, data)
+    }
+
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        _: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>> {
+        let (loss, doutputs) = cross_entropy(outputs, labels(batch.targets)?)?;
+        Ok(Evaluated { loss, doutputs, dhidden: Vec::new() })
+    }
+}
+
+impl<F: Float> Objective<F> for MeanSquaredError {
+    fn begin(&mut self, mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
+        match data.targets() {
+            TargetsView::Values(values) => {
+                check_shape("target values", values.shape(), &[data.rows(), mlp.outputs()])
+            }
+            TargetsView::Labels(_) => Err(Error::Unsupported {
+                what: "mean squared error",
+                reason: "the data set has labels; use cross-entropy, or make it a regression".to_owned(),
+            }),
+        }
+    }
+
+    fn evaluate(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        _: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+    ) -> Result<Evaluated<F>> {
+        let TargetsView::Values(values) = batch.targets else {
+            return Err(Error::Unsupported {
+                what: "mean squared error",
+                reason: "the batch has labels".to_owned(),
+            });
+        };
+        let (loss, doutputs) = mse(outputs, values)?;
+        Ok(Evaluated { loss, doutputs, dhidden: Vec::new() })
+    }
+}
+
+/// The labels, or why there are none.
+pub(crate) fn labels<F>(targets: TargetsView<'_, F>) -> Result<&[usize]> {
+    match targets {
+        TargetsView::Labels(labels) => Ok(labels),
+        TargetsView::Values(_) => Err(Error::Unsupported {
+            what: "cross-entropy",
+            reason: "the data set is a regression; use the mean squared error".to_owned(),
+        }),
+    }
+}
+
+/// Every label needs an output; the first one without is named.
+pub(crate) fn check_classes<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
+    let classes = mlp.outputs();
+    match labels(data.targets())?.iter().enumerate().find(|&(_, &label)| label >= classes) {
+        Some((row, &label)) => Err(Error::Label { row, label, classes }),
+        None => Ok(()),
+    }
+}
+
+/// How good a network is on a data set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Evaluation {
+    /// The cross-entropy with the labels, or the mean squared error of a regression.
+    pub loss: f64,
+    /// The share of right predictions; `None` for a regression.
+    pub accuracy: Option<f64>,
+}
+
+/// Rows that are predicted at once.
+const CHUNK: usize = 1024;
+
+/// Measures a network in inference, a thousand rows at a time.
+///
+/// # Errors
+/// [`Error::Shape`] if inputs or outputs do not fit, [`Error::Label`] for a label without an output.
+pub fn evaluate<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result<Evaluation> {
+    let mut batches = data.batches(CHUNK)?;
+    let (mut loss, mut right) = (0.0, None);
+    while let Some(batch) = batches.next_batch() {
+        let outputs = mlp.predict(batch.inputs)?;
+        let mean = match batch.targets {
+            TargetsView::Labels(labels) => {
+                check_labels(outputs.view(), labels)?;
+                let hits = predictions(outputs.view()).iter().zip(labels).filter(|(a, b)| a == b).count();
+                right = Some(right.unwrap_or(0) + hits);
+                cross_entropy(outputs.view(), labels)?.0
+            }
+            TargetsView::Values(values) => mse(outputs.view(), values)?.0,
+        };
+        loss += mean.as_f64() * batch.rows.len() as f64;
+    }
+    let rows = data.rows() as f64;
+    Ok(Evaluation { loss: loss / rows, accuracy: right.map(|right| right as f64 / rows) })
+}

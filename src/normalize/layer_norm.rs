@@ -1,0 +1,246 @@
+//! Layer normalization: every row gets mean 0 and deviation 1 over its own features, then `gamma` and `beta`.
+//!
+//! ```text
+//! x_hat = (x - mean(x)) / sqrt(var(x) + eps)      mean, var over the features of one row; population variance
+//! y     = x_hat * gamma + beta
+//! g     = dy * gamma
+//! dx    = (g - mean(g) - x_hat * mean(g * x_hat)) / std
+//! ```
+//!
+//! A row does not see its batch, so training and inference are the same, a batch of one is fine, and there are
+//! no running statistics. For the same reason there is no inverse: the row's mean and deviation are not in `y`.
+//! Ba, Kiros, Hinton, arXiv 1607.06450.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
+
+use super::affine::{AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads};
+use super::columns::product_sums;
+use crate::error::{Error, Result};
+use crate::float::{Float, check_finite, elements, elements_mut, into_rows};
+use crate::traits::Normalizer;
+
+/// Normalizes each row of a batch `[batch, features]` by its own mean and variance.
+///
+/// ```
+/// use trimnet::ndarray::array;
+/// use trimnet::normalize::LayerNorm;
+/// use trimnet::Normalizer;
+///
+/// let norm = LayerNorm::<f64>::new(2)?;
+/// let y = norm.normalize(array![[1.0, 3.0]])?;
+/// assert!((y[[0, 0]] + 1.0).abs() < 1e-5 && (y[[0, 1]] - 1.0).abs() < 1e-5);
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw<F>"))]
+pub struct LayerNorm<F> {
+    gamma: Array1<F>,
+    beta: Array1<F>,
+    eps: f64,
+}
+
+/// What the backward pass of [`LayerNorm`] needs of the forward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerNormCache<F> {
+    x_hat: Array2<F>,
+    inverse: Vec<F>,
+    gamma: Array1<F>,
+}
+
+impl<F: Float> LayerNorm<F> {
+    /// `gamma` 1, `beta` 0, `eps` 1e-5.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for no features.
+    pub fn new(features: usize) -> Result<Self> {
+        Self::from_parts(Array1::ones(features), Array1::zeros(features), 1e-5)
+    }
+
+    /// With parameters from elsewhere, each `[features]`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for no features, [`Error::Shape`] for unequal lengths, [`Error::NotFinite`],
+    /// [`Error::OutOfRange`] for an `eps` that is not positive.
+    pub fn from_parts(gamma: Array1<F>, beta: Array1<F>, eps: f64) -> Result<Self> {
+        let features = gamma.len();
+        check_some(features)?;
+        check_features("gamma", &gamma, features)?;
+        check_features("beta", &beta, features)?;
+        check_eps::<F>(eps)?;
+        Ok(Self { gamma, beta, eps })
+    }
+
+    /// Another `eps`, which is added to the variance.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless it is a positive normal number of the element type.
+    pub fn with_eps(mut self, eps: f64) -> Result<Self> {
+        check_eps::<F>(eps)?;
+        self.eps = eps;
+        Ok(self)
+    }
+
+    /// Number of features.
+    pub fn features(&self) -> usize {
+        self.gamma.len()
+    }
+
+    /// The learnt scale of each feature.
+    pub fn gamma(&self) -> ArrayView1<'_, F> {
+        self.gamma.view()
+    }
+
+    /// The learnt shift of each feature.
+    pub fn beta(&self) -> ArrayView1<'_, F> {
+        self.beta.view()
+    }
+
+    /// What is added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    /// `gamma` and `beta`, for an optimizer to move.
+    pub fn affine_mut(&mut self) -> (ArrayViewMut1<'_, F>, ArrayViewMut1<'_, F>) {
+        (self.gamma.view_mut(), self.beta.view_mut())
+    }
+
+    /// Only these features, in this order. Unlike batch norm's, the outputs of those that stay change, because
+    /// the removed ones were part of the row's mean and variance.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for none, [`Error::OutOfRange`] for an index that is not below
+    /// [`features`](Self::features).
+    pub fn select(&self, keep: &[usize]) -> Result<Self> {
+        check_keep(keep, self.features())?;
+        let select = |x: &Array1<F>| x.select(Axis(0), keep);
+        Ok(Self { gamma: select(&self.gamma), beta: select(&self.beta), eps: self.eps })
+    }
+
+    /// Turns every row of `x` into its `x_hat`, in place; returns `1 / std` of each row.
+    fn standardize(&self, x: &mut Array2<F>) -> Result<Vec<F>> {
+        let (rows, n) = x.dim();
+        let mut inverse = Vec::with_capacity(rows);
+        for i in 0..rows {
+            let row = &mut elements_mut(x)[i * n..][..n];
+            let first = row[0];
+            let (sum, square) = shifted_sums(row, first);
+            let offset = sum / n as f64;
+            let var = (square - sum * offset) / n as f64;
+            if !var.is_finite() {
+                check_finite("x", &x.view())?;
+                return Err(Error::NotFinite { what: "variance of a row", index: vec![i], value: var });
+            }
+            // Rounding may leave a constant row just below 0.
+            let scale = F::of(1.0 / (var.max(0.0) + self.eps).sqrt());
+            let offset = F::of(offset);
+            row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
+            inverse.push(scale);
+        }
+        Ok(inverse)
+    }
+
+    /// `x_hat * gamma + beta`, in place.
+    fn affine(&self, x_hat: &mut Array2<F>) {
+        for row in elements_mut(x_hat).chunks_exact_mut(self.features()) {
+            for ((y, &gamma), &beta) in row.iter_mut().zip(&self.gamma).zip(&self.beta) {
+                *y = *y * gamma + beta;
+            }
+        }
+    }
+}
+
+/// Sums of `d` and `d^2` where `d = x - first`, in 16 lanes so that the loop can run in vector registers, and
+/// in `f64` across blocks so that long rows stay accurate.
+fn shifted_sums<F: Float>(x: &[F], first: F) -> (f64, f64) {
+    lane_sums(x, x, |x, _| x - first, |x, _| (x - first) * (x - first))
+}
+
+/// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length.
+fn lane_sums<F: Float>(a: &[F], b: &[F], f: impl Fn(F, F) -> F, g: impl Fn(F, F) -> F) -> (f64, f64) {
+    const LANES: usize = 16;
+    const BLOCK: usize = 64 * LANES;
+    let (mut f_total, mut g_total) = (0.0, 0.0);
+    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let (mut f_lanes, mut g_lanes) = ([F::zero(); LANES], [F::zero(); LANES]);
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            for (((f_lane, g_lane), &a), &b) in f_lanes.iter_mut().zip(&mut g_lanes).zip(a).zip(b) {
+                *f_lane = *f_lane + f(a, b);
+                *g_lane = *g_lane + g(a, b);
+            }
+        }
+        f_total += f_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
+        g_total += g_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
+    }
+    (f_total, g_total)
+}
+
+impl<F: Float> Normalizer<F> for LayerNorm<F> {
+    type Cache = LayerNormCache<F>;
+    type Grads = AffineGrads<F>;
+
+    /// The same as in training. NaN and infinity are refused ([`Error::NotFinite`]).
+    fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
+        check_width("x", &x, self.features())?;
+        let mut y = into_rows(x);
+        self.standardize(&mut y)?;
+        self.affine(&mut y);
+        Ok(y)
+    }
+
+    /// Always [`Error::Unsupported`]: the row's mean and deviation are not in `y`.
+    fn denormalize(&self, _y: Array2<F>) -> Result<Array2<F>> {
+        let reason = "the mean and deviation of the row are not in its output".to_string();
+        Err(Error::Unsupported { what: "the inverse of layer norm", reason })
+    }
+
+    fn normalize_batch(&mut self, x: Array2<F>) -> Result<(Array2<F>, Self::Cache)> {
+        check_width("x", &x, self.features())?;
+        let mut x_hat = into_rows(x);
+        let inverse = self.standardize(&mut x_hat)?;
+        let mut y = x_hat.clone();
+        self.affine(&mut y);
+        Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.clone() }))
+    }
+
+    fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {
+        if dy.dim() != cache.x_hat.dim() {
+            return nan_grads(cache.x_hat.dim());
+        }
+        let mut dx = into_rows(dy);
+        let n = cache.gamma.len();
+        let (dbeta, dgamma) = product_sums(elements(&dx), elements(&cache.x_hat), n);
+        let rows = elements_mut(&mut dx).chunks_exact_mut(n).zip(elements(&cache.x_hat).chunks_exact(n));
+        for ((row, x_hat), &inverse) in rows.zip(&cache.inverse) {
+            row.iter_mut().zip(&cache.gamma).for_each(|(dy, &gamma)| *dy = *dy * gamma);
+            let (g_sum, gx_sum) = lane_sums(row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
+            let (g_mean, gx_mean) = (F::of(g_sum / n as f64), F::of(gx_sum / n as f64));
+            for (g, &x_hat) in row.iter_mut().zip(x_hat) {
+                *g = (*g - g_mean - x_hat * gx_mean) * inverse;
+            }
+        }
+        let array = |sums: Vec<f64>| sums.into_iter().map(F::of).collect();
+        (dx, AffineGrads { dgamma: array(dgamma), dbeta: array(dbeta) })
+    }
+}
+
+/// What a file says, before it is checked.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[serde(bound = "F: Float + serde::de::DeserializeOwned")]
+struct Raw<F> {
+    gamma: Array1<F>,
+    beta: Array1<F>,
+    eps: f64,
+}
+
+#[cfg(feature = "serde")]
+impl<F: Float> TryFrom<Raw<F>> for LayerNorm<F> {
+    type Error = Error;
+
+    fn try_from(raw: Raw<F>) -> Result<Self> {
+        Self::from_parts(raw.gamma, raw.beta, raw.eps)
+    }
+}

@@ -1,0 +1,341 @@
+//! What the trainer promises.
+
+use std::ops::ControlFlow;
+
+use approx::assert_relative_eq;
+use ndarray::{Array, Array2, array};
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use trimnet::nn::loss::cross_entropy;
+use trimnet::nn::{
+    Adam, Callback, CrossEntropy, Dataset, EarlyStopping, Epoch, LearningRate, MeanSquaredError, Mlp,
+    Optimizer, Sgd, Step, Stop, Trainer, Watch, evaluate,
+};
+use trimnet::regularize::Penalty;
+use trimnet::{Error, Mask, Result};
+
+fn rng(seed: u64) -> Xoshiro256PlusPlus {
+    Xoshiro256PlusPlus::seed_from_u64(seed)
+}
+
+/// Three noisy rays that a small network can tell apart.
+fn rays(rows: usize) -> Dataset<f64> {
+    let inputs = Array::from_shape_fn((rows, 2), |(row, column)| {
+        let angle = (row % 3) as f64 * 2.1 + (row as f64 * 0.7).sin() * 0.4;
+        let radius = 0.5 + (row as f64 * 1.3).cos().abs();
+        radius * if column == 0 { angle.cos() } else { angle.sin() }
+    });
+    Dataset::classification(inputs, (0..rows).map(|row| row % 3).collect()).unwrap()
+}
+
+fn network(seed: u64) -> Mlp<f64> {
+    Mlp::builder(2).linear(12).batch_norm().relu().dropout(0.2).linear(3).build(&mut rng(seed)).unwrap()
+}
+
+#[test]
+fn learns_and_reports_what_it_learnt() {
+    let (train, test) = rays(90).split_stratified(0.2, 1).unwrap();
+    let mut mlp = network(1);
+    let trainer = Trainer::new(40, 16).unwrap().with_learning_rate(LearningRate::constant(0.02).unwrap());
+    let history =
+        trainer.fit(&mut mlp, &mut CrossEntropy, &train, Some(&test), &mut Adam::new(), &mut []).unwrap();
+    assert_eq!((history.epochs.len(), history.stop), (40, Stop::Finished));
+    assert!(history.epochs[39].loss < history.epochs[0].loss);
+    let last = history.epochs[39].validation.unwrap();
+    assert_eq!(last, evaluate(&mlp, &test).unwrap());
+    assert!(last.accuracy.unwrap() > 0.9, "{last:?}");
+}
+
+#[test]
+fn one_step_is_forward_gradients_and_the_optimizer() {
+    let data = rays(3);
+    let start = Mlp::builder(2).linear(4).tanh().linear(3).build::<f64>(&mut rng(3)).unwrap();
+    let mut trained = start.clone();
+    Trainer::new(1, 3)
+        .unwrap()
+        .with_learning_rate(LearningRate::constant(0.1).unwrap())
+        .with_penalty(Penalty::l2(0.01).unwrap())
+        .fit(&mut trained, &mut CrossEntropy, &data, None, &mut Sgd::new(), &mut [])
+        .unwrap();
+
+    let mut by_hand = start;
+    let (logits, cache) = by_hand.forward(data.inputs(), &mut rng(0)).unwrap();
+    let (_, dlogits) = cross_entropy(logits.view(), data.labels().unwrap()).unwrap();
+    let mut grads = by_hand.gradients(cache, dlogits).unwrap();
+    for (linear, mut dweight) in by_hand.linears().zip(grads.dweights_mut()) {
+        dweight.scaled_add(0.01, &linear.weight());
+    }
+    Sgd::new().step(&mut by_hand, &grads, 0.1).unwrap();
+    for (a, b) in trained.linears().zip(by_hand.linears()) {
+        assert_relative_eq!(a.weight(), b.weight(), epsilon = 1e-14);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let data = rays(50);
+    let run = |seed| {
+        let mut mlp = network(7);
+        let trainer = Trainer::new(5, 8).unwrap().with_seed(seed);
+        let history =
+            trainer.fit(&mut mlp, &mut CrossEntropy, &data, None, &mut Adam::new(), &mut []).unwrap();
+        (mlp, history)
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn a_seed_means_the_same_training_in_every_version() {
+    let mut mlp = network(7);
+    let trainer = Trainer::new(3, 8).unwrap().with_seed(1);
+    let history =
+        trainer.fit(&mut mlp, &mut CrossEntropy, &rays(50), None, &mut Adam::new(), &mut []).unwrap();
+    // Made by this test; the last digits belong to the machine's order of summation.
+    assert_relative_eq!(history.loss().unwrap(), 0.0, max_relative = 1e-9);
+}
+
+#[test]
+fn a_last_batch_of_one_row_does_not_break_batch_norm() {
+    let mut mlp = network(1);
+    let trainer = Trainer::new(2, 8).unwrap();
+    trainer.fit(&mut mlp, &mut CrossEntropy, &rays(33), None, &mut Adam::new(), &mut []).unwrap();
+    let error = Trainer::new(1, 1)
+        .unwrap()
+        .fit(&mut mlp, &mut CrossEntropy, &rays(5), None, &mut Adam::new(), &mut [])
+        .unwrap_err();
+    assert!(matches!(error, Error::BatchTooSmall { rows: 1, needed: 2, .. }));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_its_epoch_and_step() {
+    let inputs = Array2::from_elem((4, 1), 1e200);
+    let data = Dataset::regression(inputs, Array2::from_elem((4, 1), -1e200)).unwrap();
+    let mut mlp = Mlp::builder(1).linear(1).build::<f64>(&mut rng(1)).unwrap();
+    let before = mlp.clone();
+    let error = Trainer::new(3, 2)
+        .unwrap()
+        .fit(&mut mlp, &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut [])
+        .unwrap_err();
+    assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
+    assert_eq!(mlp, before);
+
+    let data = Dataset::regression(array![[1.0], [2.0]], array![[1.0], [-1.0]]).unwrap();
+    let trainer = Trainer::new(10_000, 2).unwrap().with_learning_rate(LearningRate::constant(10.0).unwrap());
+    let error =
+        trainer.fit(&mut mlp, &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut []).unwrap_err();
+    match error {
+        Error::Diverged { epoch, step, .. } => assert!(epoch > 0 && step == epoch),
+        other => panic!("{other}"),
+    }
+}
+
+/// Remembers the network of every epoch, and spoils it after the third.
+struct Spoil(Vec<Mlp<f64>>);
+
+impl Callback<f64> for Spoil {
+    fn on_step(&mut self, mlp: &mut Mlp<f64>, step: &Step) -> Result<ControlFlow<()>> {
+        if step.epoch > 2 {
+            for linear in mlp.linears_mut() {
+                let weight = linear.weight().mapv(|w| -w);
+                linear.set_weight(weight)?;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_epoch(&mut self, mlp: &mut Mlp<f64>, _: &Epoch) -> Result<ControlFlow<()>> {
+        self.0.push(mlp.clone());
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+#[test]
+fn early_stopping_restores_the_best_weights() {
+    let (train, test) = rays(90).split(0.3, 2).unwrap();
+    for watch in [Watch::Loss, Watch::Accuracy] {
+        let mut mlp = network(2);
+        let mut spoil = Spoil(Vec::new());
+        let trainer = Trainer::new(50, 16)
+            .unwrap()
+            .with_learning_rate(LearningRate::constant(0.02).unwrap())
+            .with_early_stopping(EarlyStopping::new(watch, 4));
+        let history = trainer
+            .fit(&mut mlp, &mut CrossEntropy, &train, Some(&test), &mut Adam::new(), &mut [&mut spoil])
+            .unwrap();
+        let best = history.best_epoch.unwrap();
+        assert_eq!(history.stop, Stop::NoImprovement);
+        assert_eq!(history.epochs.len(), best + 6);
+        assert_eq!(mlp, spoil.0[best]);
+        let score = |epoch: &Epoch| epoch.validation.unwrap().loss;
+        if watch == Watch::Loss {
+            assert!(history.epochs.iter().all(|epoch| score(epoch) >= score(&history.epochs[best])));
+        }
+    }
+}
+
+#[test]
+fn early_stopping_looks_away_while_it_is_told_to() {
+    let (train, test) = rays(90).split(0.3, 2).unwrap();
+    let mut mlp = network(2);
+    let trainer =
+        Trainer::new(8, 16).unwrap().with_early_stopping(EarlyStopping::new(Watch::Loss, 0).after(6));
+    let history =
+        trainer.fit(&mut mlp, &mut CrossEntropy, &train, Some(&test), &mut Adam::new(), &mut []).unwrap();
+    assert!(history.best_epoch.unwrap() >= 6);
+    let alone = trainer.fit(&mut mlp, &mut CrossEntropy, &train, None, &mut Adam::new(), &mut []);
+    assert!(matches!(alone, Err(Error::Unsupported { what: "early stopping", .. })));
+}
+
+/// Prunes after a number of steps, and stops after another.
+struct PruneThenStop {
+    prune: usize,
+    stop: usize,
+    seen: usize,
+}
+
+impl Callback<f64> for PruneThenStop {
+    fn on_step(&mut self, mlp: &mut Mlp<f64>, step: &Step) -> Result<ControlFlow<()>> {
+        assert_eq!(step.step, self.seen);
+        self.seen += 1;
+        if step.step == self.prune {
+            let masks = mlp.linears().map(|linear| Mask::new(linear.weight().mapv(|w| w > 0.0))).collect();
+            mlp.apply_masks(masks)?;
+        }
+        Ok(if step.step == self.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+#[test]
+fn a_callback_can_prune_and_stop() {
+    let mut mlp = network(2);
+    let mut callback = PruneThenStop { prune: 3, stop: 20, seen: 0 };
+    let trainer = Trainer::new(50, 8).unwrap();
+    let history = trainer
+        .fit(&mut mlp, &mut CrossEntropy, &rays(60), None, &mut Adam::new(), &mut [&mut callback])
+        .unwrap();
+    assert_eq!((history.stop, callback.seen, history.epochs.len()), (Stop::Callback, 21, 3));
+    for linear in mlp.linears() {
+        let keep = linear.mask().unwrap().keep();
+        assert!(keep.iter().any(|&keep| !keep));
+        assert!(linear.weight().iter().zip(keep).all(|(&w, &keep)| keep || w == 0.0));
+    }
+}
+
+#[test]
+fn penalties_make_weights_smaller_and_are_reported() {
+    let data = rays(60);
+    let train = |penalty: Option<Penalty>| {
+        let mut mlp = network(4);
+        let trainer = Trainer::new(30, 16).unwrap().with_learning_rate(LearningRate::constant(0.02).unwrap());
+        let trainer = penalty.into_iter().fold(trainer, Trainer::with_penalty);
+        let history =
+            trainer.fit(&mut mlp, &mut CrossEntropy, &data, None, &mut Adam::new(), &mut []).unwrap();
+        let sum: f64 = mlp.linears().map(|linear| linear.weight().mapv(f64::abs).sum()).sum();
+        (sum, history.epochs.last().unwrap().penalty)
+    };
+    let (free, nothing) = train(None);
+    let (priced, price) = train(Some(Penalty::l1(0.01).unwrap()));
+    assert!(priced < 0.7 * free, "{priced} {free}");
+    assert_eq!(nothing, 0.0);
+    assert_relative_eq!(price, 0.01 * priced, max_relative = 1e-12);
+}
+
+#[test]
+fn a_clipped_gradient_moves_no_further_than_its_norm() {
+    let data = Dataset::regression(array![[100.0], [200.0]], array![[1e6], [-1e6]]).unwrap();
+    let mut mlp = Mlp::builder(1).linear(1).build::<f64>(&mut rng(1)).unwrap();
+    let before = mlp.clone();
+    let trainer = Trainer::new(1, 2).unwrap().with_learning_rate(LearningRate::constant(1.0).unwrap());
+    let trainer = trainer.with_clip_norm(0.25).unwrap();
+    trainer.fit(&mut mlp, &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut []).unwrap();
+    let moved: f64 = before
+        .linears()
+        .zip(mlp.linears())
+        .map(|(a, b)| {
+            let bias = &b.bias().unwrap() - &a.bias().unwrap();
+            (&b.weight() - &a.weight()).mapv(|d| d * d).sum() + bias.mapv(|d| d * d).sum()
+        })
+        .sum();
+    assert_relative_eq!(moved.sqrt(), 0.25, max_relative = 1e-9);
+    assert!(Trainer::new(1, 1).unwrap().with_clip_norm(0.0).is_err());
+    assert!(Trainer::new(1, 1).unwrap().with_clip_norm(f64::NAN).is_err());
+    assert!(Trainer::new(1, 0).is_err());
+}
+
+#[test]
+fn the_learning_rate_follows_its_schedule_within_the_epoch() {
+    struct Rates(Vec<f64>);
+    impl Callback<f64> for Rates {
+        fn on_step(&mut self, _: &mut Mlp<f64>, step: &Step) -> Result<ControlFlow<()>> {
+            self.0.push(step.learning_rate);
+            Ok(ControlFlow::Continue(()))
+        }
+    }
+    let mut rates = Rates(Vec::new());
+    let trainer = Trainer::new(2, 2)
+        .unwrap()
+        .with_learning_rate(LearningRate::constant(1.0).unwrap().with_warm_up(1.0, 0.0).unwrap());
+    trainer
+        .fit(&mut network(1), &mut CrossEntropy, &rays(8), None, &mut Adam::new(), &mut [&mut rates])
+        .unwrap();
+    assert_eq!(rates.0, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn no_epochs_change_nothing() {
+    let mut mlp = network(1);
+    let history = Trainer::new(0, 4)
+        .unwrap()
+        .fit(&mut mlp, &mut CrossEntropy, &rays(9), None, &mut Adam::new(), &mut [])
+        .unwrap();
+    assert_eq!(mlp, network(1));
+    assert_eq!(history.loss(), None);
+}
+
+#[test]
+fn refuses_data_that_does_not_fit_the_network() {
+    let trainer = Trainer::new(1, 4).unwrap();
+    let fit = |data: Dataset<f64>, objective: &mut dyn trimnet::nn::Objective<f64>| {
+        trainer.fit(&mut network(1), objective, &data, None, &mut Adam::new(), &mut []).unwrap_err()
+    };
+    let wide = Dataset::classification(Array2::zeros((4, 3)), vec![0; 4]).unwrap();
+    assert!(matches!(fit(wide, &mut CrossEntropy), Error::Shape { .. }));
+    let labels = Dataset::classification(Array2::zeros((4, 2)), vec![0, 1, 3, 0]).unwrap();
+    assert!(matches!(fit(labels, &mut CrossEntropy), Error::Label { row: 2, label: 3, classes: 3 }));
+    let values = Dataset::regression(Array2::zeros((4, 2)), Array2::zeros((4, 2))).unwrap();
+    assert!(matches!(fit(values.clone(), &mut CrossEntropy), Error::Unsupported { .. }));
+    assert!(matches!(fit(values, &mut MeanSquaredError), Error::Shape { .. }));
+    assert!(matches!(fit(rays(4), &mut MeanSquaredError), Error::Unsupported { .. }));
+}
+
+#[test]
+fn evaluates_in_chunks_as_if_at_once() {
+    let (mlp, data) = (network(5), rays(2500));
+    let whole = evaluate(&mlp, &data).unwrap();
+    let logits = mlp.predict(data.inputs()).unwrap();
+    let labels = data.labels().unwrap();
+    assert_relative_eq!(whole.loss, cross_entropy(logits.view(), labels).unwrap().0, max_relative = 1e-12);
+    assert_eq!(whole.accuracy, Some(trimnet::nn::metrics::accuracy(logits.view(), labels).unwrap()));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn stored_settings_and_histories_come_back() {
+    let trainer = Trainer::new(2, 8)
+        .unwrap()
+        .with_penalty(Penalty::l1(0.5).unwrap())
+        .with_early_stopping(EarlyStopping::new(Watch::Loss, 3));
+    let text = serde_json::to_string(&trainer).unwrap();
+    assert_eq!(serde_json::from_str::<Trainer>(&text).unwrap(), trainer);
+    assert!(serde_json::from_str::<Trainer>(&text.replace("\"batch\":8", "\"batch\":0")).is_err());
+
+    let data = rays(20);
+    let history = trainer
+        .fit(&mut network(1), &mut CrossEntropy, &data, Some(&data), &mut Adam::new(), &mut [])
+        .unwrap();
+    let text = serde_json::to_string(&history).unwrap();
+    assert_eq!(serde_json::from_str::<trimnet::nn::History>(&text).unwrap(), history);
+    let text = serde_json::to_string(&data).unwrap();
+    assert_eq!(serde_json::from_str::<Dataset<f64>>(&text).unwrap(), data);
+    assert!(serde_json::from_str::<Dataset<f64>>(&text.replace("[20,2]", "[10,4]")).is_err());
+}
