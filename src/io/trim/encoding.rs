@@ -267,9 +267,10 @@ impl<T: Element> Search<'_, T> {
             let survivors = Survivors::Symbols(&mapped.symbols, mapped.alphabet);
             self.layouts(mapped.mapping, &mapped.table, survivors, &mut best);
         }
-        // Where a scale was found, floats can only win in a tensor so small that the table counts.
+        // Where a scale was found, or many elements share a palette, floats win only if the table counts.
         let tiny = self.mask.len() <= 256 && !self.dense.is_empty();
-        if tiny || mapped.iter().all(|m| m.mapping == Mapping::Palette) {
+        let shared = mapped.iter().any(|m| m.mapping != Mapping::Palette || m.symbols.len() > 1 << 14);
+        if tiny || !shared {
             let floats: Vec<T> = self.dense.iter().copied().filter(|v| v.to_raw() != 0).collect();
             self.layouts(Mapping::Floats, &[], Survivors::Floats(&floats), &mut best);
         }

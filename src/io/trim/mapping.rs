@@ -113,14 +113,15 @@ pub(crate) fn map_floats<T: Element>(values: &[T], rows: usize, cols: usize) -> 
     if let Some(scale) = scale {
         let symbols: Vec<i32> = nonzero().map(|v| symbol_of(v, scale)).collect();
         found.push(uniform(Mapping::Uniform, &[scale], symbols));
-    } else if rows > 1 && cols >= 8 {
-        if let Some(scales) = row_scales(values, cols) {
-            let symbols = values.chunks_exact(cols).zip(&scales).flat_map(|(row, &scale)| {
-                row.iter().filter(|v| v.to_raw() != 0).map(move |&v| symbol_of(v, scale))
-            });
-            let symbols = symbols.collect();
-            found.push(uniform(Mapping::UniformRows, &scales, symbols));
-        }
+    } else if rows > 1
+        && cols >= 8
+        && let Some(scales) = row_scales(values, cols)
+    {
+        let symbols = values.chunks_exact(cols).zip(&scales).flat_map(|(row, &scale)| {
+            row.iter().filter(|v| v.to_raw() != 0).map(move |&v| symbol_of(v, scale))
+        });
+        let symbols = symbols.collect();
+        found.push(uniform(Mapping::UniformRows, &scales, symbols));
     }
     if let Some(distinct) = distinct.filter(|_| scale.is_none()) {
         found.push(distinct.palette(nonzero()));
@@ -314,7 +315,7 @@ mod tests {
         }
         assert!(scale_of(|| [0.1f32, 0.271_828, 0.314_159].into_iter()).is_none());
         assert!(scale_of(|| [1.0f32, f32::NAN].into_iter()).is_none());
-        assert!(scale_of(|| std::iter::empty::<f32>()).is_none());
+        assert!(scale_of(std::iter::empty::<f32>).is_none());
     }
 
     #[test]

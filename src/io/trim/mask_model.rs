@@ -147,7 +147,7 @@ impl Mixed {
     fn new(grid: Grid, cols: &[usize]) -> Self {
         let mut live = vec![0; grid.cols];
         cols.iter().for_each(|&c| live[c] = 1);
-        let start = [0, 20_000, 26_000, 10_000, 16_000, 10_000, 10_000, 10_000, 0];
+        let start = [-16_000, 18_000, 10_000, 4_000, 22_000, 4_000, 10_000, 6_000, 0];
         Self {
             grid,
             col_ones: vec![0; grid.cols],
@@ -155,7 +155,7 @@ impl Mixed {
             column: vec![Prob::NEW; 1 << 6],
             densities: vec![Prob::NEW; 256],
             around: vec![Prob::NEW; 256],
-            mixer: Mixer::new(6, start),
+            mixer: Mixer::new(1, start),
             live,
         }
     }
@@ -193,12 +193,12 @@ impl Mixed {
                     }
                 }
                 let mean = total.p(4, 1 << 13);
-                let by_row = in_row.p(12, mean);
+                let by_row = in_row.p(24, mean);
                 let own = Ratio { ones: self.col_ones[c].into(), seen: rows_done.into() };
-                let by_col = own.p(6, mean);
-                let by_around = around.p(12, mean);
+                let by_col = own.p(8, mean);
+                let by_around = around.p(16, mean);
                 let base = stretch(mean);
-                let level = |p: u32| ((stretch(p) - base + 384) / 96).clamp(0, 7) as usize;
+                let level = |p: u32| ((stretch(p) - base + 448) / 112).clamp(0, 7) as usize;
                 let densities = level(by_row) | level(by_col) << 3;
                 let surround = level(by_around) | level(by_col) << 3 | (left(1) + left(stride.max(2))) << 6;
                 let contexts = [
@@ -216,12 +216,11 @@ impl Mixed {
                 inputs[2] = stretch(by_col);
                 inputs[3] = stretch(by_around);
                 inputs[8] = 256;
-                let set = (32 - rows_done.leading_zeros()).min(5) as usize;
-                let p = self.mixer.mix(set, inputs);
+                let p = self.mixer.mix(0, inputs);
                 let bit = coder.code(mask[at] != 0, p);
                 self.mixer.update(bit);
                 for (prob, _) in contexts {
-                    prob.update(bit, 400);
+                    prob.update(bit, 1000);
                 }
                 mask[at] = u8::from(bit);
                 self.col_ones[c] += u32::from(bit);
@@ -238,8 +237,8 @@ impl Mixed {
 pub(crate) fn opinion(prob: Prob, mean: u32) -> i32 {
     let (n, own) = (prob.count() as i32, stretch(prob.p()));
     let base = stretch(mean);
-    // A weighted step from the mean to the own estimate: n / (n + 2).
-    base + (own - base) * n / (n + 2)
+    // A weighted step from the mean to the own estimate: n / (n + 1).
+    base + (own - base) * n / (n + 1)
 }
 
 /// How many of those seen were ones.
