@@ -13,14 +13,16 @@ mod real;
 mod scalar;
 mod tail;
 mod tiles;
+mod weights;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use int8::{Codes, Input, PackedI8, Scratch8, multiply_codes};
+pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
 pub use tail::{Fused, Tail};
+pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

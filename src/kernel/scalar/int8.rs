@@ -1,13 +1,14 @@
 //! The product of codes, one multiplication at a time.
 
-use crate::kernel::int8::{Step8, Sums};
+use crate::kernel::int8::Sums;
 use crate::kernel::tiles::PANEL;
+use crate::kernel::weights::Step;
 
 /// `sums[i][j] = start[j] + sum over k of a[k][i] * w[k][j]`, four `k` in each element of both.
-pub(in crate::kernel) fn tile(
+pub(in crate::kernel) fn tile<S: Step>(
     rows: usize,
     a: &[u32],
-    steps: &[Step8],
+    steps: &[S],
     start: &[i32; PANEL],
     sums: &mut Sums,
 ) {
@@ -15,7 +16,8 @@ pub(in crate::kernel) fn tile(
         *sums = *start;
         for (four, step) in a[i.min(a.len())..].iter().step_by(rows).zip(steps) {
             let a = four.to_ne_bytes().map(i32::from);
-            for (sum, w) in sums.iter_mut().zip(&step.0) {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                let w = step.get(column);
                 for k in 0..4 {
                     *sum = sum.wrapping_add(a[k] * i32::from(w[k]));
                 }
