@@ -1,1 +1,15 @@
 //! Slices in, slices out: the loops that take the time, and the only unsafe code of the crate.
+//!
+//! Everything is compiled for the plain target and chosen while running: an [`Isa`] is a value that
+//! only exists when the processor was found to have the instructions, so the functions that take one
+//! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
+//! stays within the error that its page states (floats).
+
+mod isa;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+pub use isa::Isa;
