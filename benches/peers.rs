@@ -53,7 +53,8 @@ struct Options {
 
 fn options() -> Result<Options, String> {
     use lexopt::prelude::*;
-    let mut options = Options { json: false, list: false, test: false, filter: None, threads: 1, seconds: 0.5 };
+    let mut options =
+        Options { json: false, list: false, test: false, filter: None, threads: 1, seconds: 0.5 };
     let mut bench = false;
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next().map_err(|e| e.to_string())? {
@@ -66,8 +67,12 @@ fn options() -> Result<Options, String> {
                 let text = arguments.value().and_then(|v| v.string()).map_err(|e| e.to_string())?;
                 options.filter = Some(Regex::new(&text).map_err(|e| e.to_string())?);
             }
-            Long("threads") => options.threads = arguments.value().and_then(|v| v.parse()).map_err(|e| e.to_string())?,
-            Long("seconds") => options.seconds = arguments.value().and_then(|v| v.parse()).map_err(|e| e.to_string())?,
+            Long("threads") => {
+                options.threads = arguments.value().and_then(|v| v.parse()).map_err(|e| e.to_string())?
+            }
+            Long("seconds") => {
+                options.seconds = arguments.value().and_then(|v| v.parse()).map_err(|e| e.to_string())?
+            }
             other => return Err(other.unexpected().to_string()),
         }
     }

@@ -9,9 +9,14 @@ pub fn close(what: &str, result: &[f64], expected: &[f64], tolerance: f64) -> Re
         return Err(format!("{what} has {} numbers, expected {}", result.len(), expected.len()));
     }
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    let error = norm(&mut result.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied()).max(1e-300);
+    let error = norm(&mut result.iter().zip(expected).map(|(a, b)| a - b))
+        / norm(&mut expected.iter().copied()).max(1e-300);
     // Written so that NaN fails.
-    if error <= tolerance { Ok(()) } else { Err(format!("{what} is off by {error:.2e}, allowed {tolerance:.0e}")) }
+    if error <= tolerance {
+        Ok(())
+    } else {
+        Err(format!("{what} is off by {error:.2e}, allowed {tolerance:.0e}"))
+    }
 }
 
 /// Demands the same values, and names the first that differs.

@@ -6,6 +6,8 @@
 //! stays within the error that its page states (floats).
 
 mod isa;
+mod matrix;
+mod pool;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -13,3 +15,5 @@ mod aarch64;
 mod x86_64;
 
 pub use isa::Isa;
+pub use matrix::{Matrix, MatrixMut};
+pub use pool::Pool;
