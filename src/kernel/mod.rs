@@ -8,6 +8,8 @@
 mod isa;
 mod matrix;
 mod pool;
+mod sparse;
+mod tail;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -17,3 +19,5 @@ mod x86_64;
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use pool::Pool;
+pub use sparse::{Epilogue, SparseBlocks, SparseReal, SparseRows, SparseScratch};
+pub use tail::Fused;

@@ -3,6 +3,8 @@
 //! A function for an instruction set is a method of its proof, and calls a `#[target_feature]`
 //! function: the one unsafe step, justified by the existence of `self`.
 
+mod sparse;
+
 /// Proof that this processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Avx2(());
