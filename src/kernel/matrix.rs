@@ -73,6 +73,18 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows: count, ..self }
     }
 
+    pub(super) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
+    pub(super) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    pub(super) fn column_stride(&self) -> usize {
+        self.column_stride
+    }
+
     /// Row `i` where rows are contiguous.
     pub(super) fn contiguous_row(&self, i: usize) -> Option<&'a [T]> {
         (self.column_stride == 1 || self.columns <= 1).then(|| {

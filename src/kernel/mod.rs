@@ -5,19 +5,26 @@
 //! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
 //! stays within the error that its page states (floats).
 
+mod int8;
 mod isa;
 mod matrix;
+mod pack;
 mod pool;
+mod real;
+mod scalar;
 mod sparse;
 mod tail;
+mod tiles;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use int8::{Codes, Input, PackedI8, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use pool::Pool;
+pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
 pub use sparse::{Epilogue, SparseBlocks, SparseReal, SparseRows, SparseScratch};
-pub use tail::Fused;
+pub use tail::{Fused, Tail};

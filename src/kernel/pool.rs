@@ -157,7 +157,6 @@ mod crew {
 }
 
 #[cfg(feature = "parallel")]
-#[path = "crew.rs"]
 mod crew;
 
 #[cfg(test)]

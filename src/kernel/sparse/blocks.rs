@@ -8,7 +8,7 @@
 //! One row: four chains take the inputs in turn, added as `(0 + 1) + (2 + 3)`. Many rows: one chain for each.
 
 use super::csr::Column;
-use super::lanes::{GROUP, LINE, Line, gather};
+use super::lanes::{LINE, Line, gather};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
 use crate::kernel::{Isa, MatrixMut, Pool};
 
@@ -32,7 +32,7 @@ pub struct SparseBlocks<F> {
 /// Invariant: `starts` has one entry more than there are strips, begins with 0, never falls, and ends with the number of
 /// `columns` and `values`; every column is below `inputs`.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::kernel) struct Strips<F> {
+pub struct Strips<F> {
     inputs: usize,
     starts: Vec<usize>,
     columns: Vec<u32>,
@@ -119,92 +119,80 @@ impl<F: SparseReal> SparseBlocks<F> {
             let count = if y.rows() == 1 { 1 } else { y.rows().min(2 * LINE) };
             let (block, rest) = y.split_rows(count);
             let (now, later) = x.split_at(count * inputs);
-            let nanoseconds =
-                self.blocks() as f64 * if count == 1 { 0.7 } else { 5.0 * count.div_ceil(LINE) as f64 };
-            if count == 1 {
-                share(pool, nanoseconds, GROUP, block, |at, mut y| {
-                    one_on(self.isa, &self.strips, at / LINE, now, y.row_mut(0));
-                    tail.apply(at, y.row_mut(0));
-                });
-            } else {
-                let lanes = scratch.lines(2 * inputs);
-                gather_on(self.isa, now, inputs, lanes);
-                share(pool, nanoseconds, GROUP, block, |at, mut y| {
-                    many_on(self.isa, &self.strips, at / LINE, lanes, &tail.from(at), &mut y);
-                });
+            match (count, count.div_ceil(LINE)) {
+                (1, _) => self.one(pool, now, tail, block),
+                (_, 1) => self.many::<1>(pool, now, tail, block, scratch),
+                _ => self.many::<2>(pool, now, tail, block, scratch),
             }
             (x, y) = (later, rest);
         }
     }
-}
 
-fn gather_on<F: SparseReal>(isa: Isa, x: &[F], inputs: usize, lanes: &mut [Line<F>]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.sparse_gather::<F, 2>(x, inputs, lanes),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.sparse_gather::<F, 2>(x, inputs, lanes),
-        _ => gather::<F, 2>(x, inputs, lanes),
+    /// One row of the batch.
+    fn one(&self, pool: &Pool, x: &[F], tail: Epilogue<'_, F>, y: MatrixMut<'_, F>) {
+        share(pool, self.blocks() as f64 * 0.7, LINE, y, |at, mut y| {
+            let y = y.row_mut(0);
+            F::blocks_one(self.isa, &self.strips, at / LINE, x, y);
+            tail.apply(at, y);
+        });
+    }
+
+    /// At most `16 * V` rows of the batch.
+    fn many<const V: usize>(
+        &self,
+        pool: &Pool,
+        x: &[F],
+        tail: Epilogue<'_, F>,
+        y: MatrixMut<'_, F>,
+        scratch: &mut SparseScratch<F>,
+    ) {
+        let lanes = scratch.lines(V * self.inputs());
+        gather::<F, V>(self.isa, x, self.inputs(), lanes);
+        share(pool, self.blocks() as f64 * 5.0 * V as f64, LINE, y, |first, mut y| {
+            let (rows, columns) = (y.rows(), y.columns());
+            let mut sums = [Line([F::default(); LINE]); LINE];
+            for at in (0..columns).step_by(LINE) {
+                for b in (0..rows).step_by(LINE) {
+                    let count = LINE.min(rows - b);
+                    let x = Lanes { lines: lanes, every: V, line: b / LINE };
+                    F::blocks_tile(self.isa, &self.strips, (first + at) / LINE, x, count, &mut sums);
+                    for (i, sums) in (b..rows).zip(&sums) {
+                        let used = LINE.min(columns - at);
+                        tail.write(first + at, &sums.0, &mut y.row_mut(i)[at..at + used]);
+                    }
+                }
+            }
+        });
     }
 }
 
-fn one_on<F: SparseReal>(isa: Isa, strips: &Strips<F>, first: usize, x: &[F], y: &mut [F]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.blocks_one(strips, first, x, y),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.blocks_one(strips, first, x, y),
-        _ => one(strips, first, x, y, |a, b, c| a * b + c),
+/// One line of each input.
+#[derive(Clone, Copy)]
+pub struct Lanes<'a, F> {
+    pub(in crate::kernel) lines: &'a [Line<F>],
+    /// Lines of an input, and which one.
+    pub(in crate::kernel) every: usize,
+    pub(in crate::kernel) line: usize,
+}
+
+impl<F> Lanes<'_, F> {
+    /// Asserts that there are lines of all inputs.
+    pub(in crate::kernel) fn check(&self, inputs: usize) {
+        assert_eq!(self.lines.len(), inputs * self.every, "lanes of all inputs");
+        assert!(self.line < self.every, "line {} of {}", self.line, self.every);
     }
 }
 
-fn many_on<F: SparseReal>(
-    isa: Isa,
-    strips: &Strips<F>,
-    first: usize,
-    lanes: &[Line<F>],
-    tail: &Epilogue<'_, F>,
-    out: &mut MatrixMut<'_, F>,
-) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.blocks_many(strips, first, lanes, tail, out),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.blocks_many(strips, first, lanes, tail, out),
-        _ => many::<F, 4>(strips, first, lanes, tail, out, |a, b, c| a * b + c),
-    }
-}
-
-/// The definition for one row, compiled for every set of instructions: the strips from `first` on, as `y` is long.
-#[inline(always)]
-pub(in crate::kernel) fn one<F: SparseReal>(
-    strips: &Strips<F>,
-    first: usize,
-    x: &[F],
-    y: &mut [F],
-    fused: impl Fn(F, F, F) -> F + Copy,
-) {
+/// The definition for one row: sums of the strips from `first` on, as `y` is long.
+pub(super) fn one<F: SparseReal>(strips: &Strips<F>, first: usize, x: &[F], y: &mut [F]) {
     assert_eq!(x.len(), strips.inputs(), "length of the input");
-    let step = |sum: &mut [F; LINE], column: u32, values: &Line<F>| {
-        // SAFETY: columns of `Strips` are below their inputs, of which there are as many as `x` is long.
-        let x = unsafe { *x.get_unchecked(column as usize) };
-        for (sum, &value) in sum.iter_mut().zip(&values.0) {
-            *sum = fused(value, x, *sum);
-        }
-    };
     for (s, y) in y.chunks_mut(LINE).enumerate() {
         let (columns, values) = strips.strip(first + s);
         let mut chains = [[F::default(); LINE]; 4];
-        let (column_chunks, last_columns) = columns.as_chunks::<4>();
-        let (value_chunks, last_values) = values.as_chunks::<4>();
-        for (columns, values) in column_chunks.iter().zip(value_chunks) {
-            step(&mut chains[0], columns[0], &values[0]);
-            step(&mut chains[1], columns[1], &values[1]);
-            step(&mut chains[2], columns[2], &values[2]);
-            step(&mut chains[3], columns[3], &values[3]);
-        }
-        for ((chain, &column), values) in chains.iter_mut().zip(last_columns).zip(last_values) {
-            step(chain, column, values);
+        for (k, (&column, values)) in columns.iter().zip(values).enumerate() {
+            for (sum, &value) in chains[k % 4].iter_mut().zip(&values.0) {
+                *sum = value * x[column as usize] + *sum;
+            }
         }
         let [a, b, c, d] = &chains;
         for (l, y) in y.iter_mut().enumerate() {
@@ -213,43 +201,22 @@ pub(in crate::kernel) fn one<F: SparseReal>(
     }
 }
 
-/// The definition for many rows, `T` of them at a time in registers, compiled for every set of instructions.
-#[inline(always)]
-pub(in crate::kernel) fn many<F: SparseReal, const T: usize>(
+/// The definition for many rows: `y[i]` are the sums of strip `s` for lane `i`, `rows` of them at least.
+pub(super) fn tile<F: SparseReal>(
     strips: &Strips<F>,
-    first: usize,
-    lanes: &[Line<F>],
-    tail: &Epilogue<'_, F>,
-    out: &mut MatrixMut<'_, F>,
-    fused: impl Fn(F, F, F) -> F + Copy,
+    s: usize,
+    x: Lanes<'_, F>,
+    rows: usize,
+    y: &mut [Line<F>; LINE],
 ) {
-    let (lanes, _) = lanes.as_chunks::<2>();
-    assert_eq!(lanes.len(), strips.inputs(), "lanes of all inputs");
-    assert_eq!(LINE % T, 0, "rows of a tile");
-    let (rows, columns) = (out.rows(), out.columns());
-    for at in (0..columns).step_by(LINE) {
-        let used = LINE.min(columns - at);
-        let (strip_columns, strip_values) = strips.strip(first + at / LINE);
-        for b in (0..rows).step_by(T) {
-            let mut sums = [[F::default(); LINE]; T];
-            for (&column, values) in strip_columns.iter().zip(strip_values) {
-                // SAFETY: columns of `Strips` are below their inputs, of which there are as many as `lanes`.
-                let x = unsafe { lanes.get_unchecked(column as usize) };
-                // `T` divides 16, so a tile lies within one of the two lines.
-                let x = &x[b / LINE % 2].0[b % LINE..][..T];
-                for t in 0..T {
-                    for l in 0..LINE {
-                        sums[t][l] = fused(values.0[l], x[t], sums[t][l]);
-                    }
-                }
-            }
-            for (i, sums) in (b..rows).zip(&sums) {
-                let target = &mut out.row_mut(i)[at..at + used];
-                match <&mut [F; LINE]>::try_from(&mut *target) {
-                    Ok(whole) => *whole = *sums,
-                    Err(_) => target.copy_from_slice(&sums[..used]),
-                }
-                tail.apply(at, target);
+    x.check(strips.inputs());
+    let (columns, values) = strips.strip(s);
+    for (i, y) in y[..rows].iter_mut().enumerate() {
+        y.0 = [F::default(); LINE];
+        for (&column, values) in columns.iter().zip(values) {
+            let x = x.lines[column as usize * x.every + x.line].0[i];
+            for (sum, &value) in y.0.iter_mut().zip(&values.0) {
+                *sum = value * x + *sum;
             }
         }
     }

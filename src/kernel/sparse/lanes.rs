@@ -1,11 +1,12 @@
 //! Rows of a batch side by side, so that one weight multiplies a vector of them.
 //!
 //! ```text
-//! batch [b, inputs]  ->  lanes [inputs][V][16]      lane l of V * 16 is row l of the batch, zero where there is none
+//! batch [b, inputs]  ->  lanes [inputs][V][16]      lane l of V * 16 is row l of the batch
 //! ```
 
 use super::real::{Epilogue, SparseReal};
-use crate::kernel::matrix::MatrixMut;
+use crate::kernel::pack::pack;
+use crate::kernel::{Isa, Matrix, MatrixMut};
 
 /// Lanes of a line.
 pub(in crate::kernel) const LINE: usize = 16;
@@ -21,53 +22,36 @@ pub struct Line<T>(pub(in crate::kernel) [T; LINE]);
 /// The sums of a group of weight rows: `[row][V][16]`.
 pub(in crate::kernel) type Group<F, const V: usize> = [[Line<F>; V]; GROUP];
 
-/// Transposes rows `[rows, inputs]`, at most `16 * V`, to `[inputs][V]` lines, all of which are written.
-#[inline(always)]
-pub(in crate::kernel) fn gather<F: Copy + Default, const V: usize>(
-    x: &[F],
-    inputs: usize,
-    lanes: &mut [Line<F>],
-) {
-    if inputs == 0 {
-        return;
-    }
-    for v in 0..V {
-        let x = x.get(v * LINE * inputs..).unwrap_or_default();
-        let rows = (x.len() / inputs).min(LINE);
-        let (tiles, _) = lanes.as_chunks_mut::<V>();
-        if rows == LINE {
-            let rows: [&[F]; LINE] = std::array::from_fn(|l| &x[l * inputs..][..inputs]);
-            for (j, line) in tiles[..inputs].iter_mut().enumerate() {
-                line[v].0 = std::array::from_fn(|l| rows[l][j]);
-            }
-        } else {
-            for (j, line) in tiles[..inputs].iter_mut().enumerate() {
-                line[v].0 = std::array::from_fn(|l| if l < rows { x[l * inputs + j] } else { F::default() });
-            }
-        }
-    }
+/// Transposes rows `[rows, inputs]`, at most `16 * V`, to `[inputs][V]` lines. Lanes without a row keep what they held.
+pub(super) fn gather<F: SparseReal, const V: usize>(isa: Isa, x: &[F], inputs: usize, lanes: &mut [Line<F>]) {
+    let rows = x.len() / inputs.max(1);
+    pack(isa, Matrix::new(x, rows, inputs), numbers_mut(lanes), V * LINE);
 }
 
-/// Writes the sums of `columns` weight rows to rows `first ..` of the result, from column `at` on.
+/// Writes the sums of weight rows `first + at ..`, `columns` of them, to all rows of the result, from column `at` on.
 #[inline(always)]
-pub(in crate::kernel) fn scatter<F: SparseReal, const V: usize>(
+pub(super) fn scatter<F: SparseReal, const V: usize>(
+    isa: Isa,
     sums: &Group<F, V>,
     tail: &Epilogue<'_, F>,
     at: usize,
     columns: usize,
-    rows: std::ops::Range<usize>,
     out: &mut MatrixMut<'_, F>,
 ) {
-    for (l, i) in rows.enumerate() {
-        let (v, l) = (l / LINE, l % LINE);
-        let target = &mut out.row_mut(i)[at..at + columns];
-        if let Ok(target) = <&mut [F; GROUP]>::try_from(&mut *target) {
-            *target = std::array::from_fn(|r| sums[r][v].0[l]);
-        } else {
-            for (y, sums) in target.iter_mut().zip(sums) {
-                *y = sums[v].0[l];
-            }
-        }
-        tail.apply(at, target);
+    let mut turned = [[Line([F::default(); LINE]); GROUP]; V];
+    let sums = Matrix::new(numbers(sums.as_flattened()), GROUP, V * LINE);
+    pack(isa, sums, numbers_mut(turned.as_flattened_mut()), GROUP);
+    for (i, sums) in turned.as_flattened().iter().enumerate().take(out.rows()) {
+        tail.write(at, &sums.0, &mut out.row_mut(i)[at..at + columns]);
     }
+}
+
+fn numbers<F: SparseReal>(lines: &[Line<F>]) -> &[F] {
+    // SAFETY: a `Line` of 4- or 8-byte numbers is 16 of them without padding, 64 or 128 bytes.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE) }
+}
+
+fn numbers_mut<F: SparseReal>(lines: &mut [Line<F>]) -> &mut [F] {
+    // SAFETY: as above, and borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
 }

@@ -23,8 +23,8 @@ pub use real::{Epilogue, SparseReal, SparseScratch};
 pub use rows::SparseRows;
 
 // For the folders of the instruction sets.
-pub(in crate::kernel) use blocks::{Strips, many as blocks_many, one as blocks_one};
+pub(in crate::kernel) use blocks::{Lanes, Strips};
 pub(in crate::kernel) use csr::{Column, Csr};
-pub(in crate::kernel) use lanes::{LINE, Line, gather};
+pub(in crate::kernel) use lanes::{LINE, Line};
 pub(in crate::kernel) use rows::many;
 pub(in crate::kernel) use windows::{Slices, WINDOW, slices};

@@ -1,25 +1,15 @@
 //! What the sparse products of real numbers share: the element types, the end of a sum, memory, and threads.
 
+use super::blocks::{self, Lanes, Strips};
 use super::csr::{Column, Csr};
 use super::lanes::{LINE, Line};
 use super::rows;
 use super::windows::{self, Slices};
 use crate::kernel::tail::Fused;
-use crate::kernel::{Isa, MatrixMut, Pool};
+use crate::kernel::{Isa, MatrixMut, Pool, Real};
 
 /// The numbers that the kernels multiply: `f32` and `f64`.
-pub trait SparseReal:
-    sealed::Sealed
-    + Copy
-    + Default
-    + PartialOrd
-    + Send
-    + Sync
-    + std::fmt::Debug
-    + std::ops::Add<Output = Self>
-    + std::ops::Mul<Output = Self>
-    + 'static
-{
+pub trait SparseReal: Real + sealed::Sealed {
     /// Lines of 16 rows of a batch that fit the registers.
     #[doc(hidden)]
     fn lines(isa: Isa) -> usize;
@@ -33,18 +23,29 @@ mod sealed {
     use super::*;
 
     /// The kernels that are not the same code for both types.
-    pub trait Sealed: Sized {
+    pub trait Sealed: Real {
         fn fused(self, a: Self, b: Self) -> Self;
         fn finite(self) -> bool;
         /// See [`rows::one`].
         fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]);
         /// See [`windows::slices`].
         fn slices(isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]);
+        /// See [`blocks::one`].
+        fn blocks_one(isa: Isa, strips: &Strips<Self>, first: usize, x: &[Self], y: &mut [Self]);
+        /// See [`blocks::tile`].
+        fn blocks_tile(
+            isa: Isa,
+            strips: &Strips<Self>,
+            s: usize,
+            x: Lanes<'_, Self>,
+            rows: usize,
+            y: &mut [Line<Self>; LINE],
+        );
     }
 }
 
 macro_rules! real {
-    ($t:ty) => {
+    ($t:ty, $blocks_one:ident, $blocks_tile:ident) => {
         #[inline(always)]
         fn fused(self, a: Self, b: Self) -> Self {
             self.mul_add(a, b)
@@ -53,6 +54,33 @@ macro_rules! real {
         #[inline(always)]
         fn finite(self) -> bool {
             self.is_finite()
+        }
+
+        fn blocks_one(isa: Isa, strips: &Strips<Self>, first: usize, x: &[Self], y: &mut [Self]) {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(cpu) => cpu.$blocks_one(strips, first, x, y),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(cpu) => cpu.$blocks_one(strips, first, x, y),
+                _ => blocks::one(strips, first, x, y),
+            }
+        }
+
+        fn blocks_tile(
+            isa: Isa,
+            strips: &Strips<Self>,
+            s: usize,
+            x: Lanes<'_, Self>,
+            rows: usize,
+            y: &mut [Line<Self>; LINE],
+        ) {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(cpu) => cpu.$blocks_tile(strips, s, x, rows, y),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(cpu) => cpu.$blocks_tile(strips, s, x, rows, y),
+                _ => blocks::tile(strips, s, x, rows, y),
+            }
         }
     };
 }
@@ -76,7 +104,7 @@ impl SparseReal for f32 {
 }
 
 impl sealed::Sealed for f32 {
-    real!(f32);
+    real!(f32, blocks_one_f32, blocks_tile_f32);
 
     fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]) {
         match (isa, csr.narrow()) {
@@ -112,7 +140,7 @@ impl SparseReal for f64 {
 }
 
 impl sealed::Sealed for f64 {
-    real!(f64);
+    real!(f64, blocks_one_f64, blocks_tile_f64);
 
     fn one<C: Column>(_isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]) {
         rows::one(csr, first, x, y);
@@ -148,7 +176,17 @@ impl<'a, F: SparseReal> Epilogue<'a, F> {
         Self { bias: self.bias.map(|bias| &bias[first..]), activation: self.activation }
     }
 
-    /// Finishes the sums of the outputs `at ..`.
+    /// Finishes the sums of the outputs `at ..`, as many as `out` holds.
+    #[inline(always)]
+    pub(super) fn write(&self, at: usize, sums: &[F; LINE], out: &mut [F]) {
+        match <&mut [F; LINE]>::try_from(&mut *out) {
+            Ok(whole) => *whole = *sums,
+            Err(_) => out.copy_from_slice(&sums[..out.len()]),
+        }
+        self.apply(at, out);
+    }
+
+    /// Finishes the sums of the outputs `at ..` in place.
     #[inline(always)]
     pub(in crate::kernel) fn apply(&self, at: usize, sums: &mut [F]) {
         if let Some(bias) = self.bias {

@@ -182,21 +182,11 @@ impl<F: SparseReal> SparseRows<F> {
         scratch: &mut SparseScratch<F>,
     ) {
         let lanes = scratch.lines(csr.inputs() * V);
-        gather_on::<F, V>(self.isa, x, csr.inputs(), lanes);
+        gather::<F, V>(self.isa, x, csr.inputs(), lanes);
         let nanoseconds = csr.nonzero() as f64 * 0.7 * V as f64;
         share(pool, nanoseconds, GROUP, y, |at, mut y| {
             many_on::<F, C, V>(self.isa, csr, at, lanes, &tail, &mut y)
         });
-    }
-}
-
-fn gather_on<F: SparseReal, const V: usize>(isa: Isa, x: &[F], inputs: usize, lanes: &mut [Line<F>]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.sparse_gather::<F, V>(x, inputs, lanes),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.sparse_gather::<F, V>(x, inputs, lanes),
-        _ => gather::<F, V>(x, inputs, lanes),
     }
 }
 
@@ -210,10 +200,10 @@ fn many_on<F: SparseReal, C: Column, const V: usize>(
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.sparse_many::<F, C, V>(csr, first, lanes, tail, out),
+        Isa::Avx2(cpu) => cpu.sparse_many::<F, C, V>(isa, csr, first, lanes, tail, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.sparse_many::<F, C, V>(csr, first, lanes, tail, out),
-        _ => many::<F, C, V>(csr, first, lanes, tail, out, |a, b, c| a * b + c),
+        Isa::Avx512(cpu) => cpu.sparse_many::<F, C, V>(isa, csr, first, lanes, tail, out),
+        _ => many::<F, C, V>(isa, csr, first, lanes, tail, out, |a, b, c| a * b + c),
     }
 }
 
@@ -222,6 +212,7 @@ fn many_on<F: SparseReal, C: Column, const V: usize>(
 /// Computes the weight rows `first ..`, as many as `out` has columns; `lanes` are `[inputs][V]`.
 #[inline(always)]
 pub(in crate::kernel) fn many<F: SparseReal, C: Column, const V: usize>(
+    isa: Isa,
     csr: &Csr<F, C>,
     first: usize,
     lanes: &[Line<F>],
@@ -241,7 +232,7 @@ pub(in crate::kernel) fn many<F: SparseReal, C: Column, const V: usize>(
             }
         }
     };
-    let (rows, columns) = (out.rows(), out.columns());
+    let (tail, columns) = (tail.from(first), out.columns());
     let mut group: Group<F, V> = [[Line([F::default(); LINE]); V]; GROUP];
     for at in (0..columns).step_by(GROUP) {
         let used = GROUP.min(columns - at);
@@ -261,8 +252,7 @@ pub(in crate::kernel) fn many<F: SparseReal, C: Column, const V: usize>(
                 sums[v].0 = std::array::from_fn(|l| even[v][l] + odd[v][l]);
             }
         }
-        let tail = tail.from(first);
-        scatter(&group, &tail, at, used, 0..rows, out);
+        scatter(isa, &group, &tail, at, used, out);
     }
 }
 

@@ -3,6 +3,9 @@
 //! A function for an instruction set is a method of its proof, and calls a `#[target_feature]`
 //! function: the one unsafe step, justified by the existence of `self`.
 
+mod int8;
+mod pack;
+mod real;
 mod sparse;
 
 /// Proof that this processor has AVX2 and FMA.
