@@ -6,6 +6,7 @@
 mod int8;
 mod pack;
 mod real;
+mod sparse;
 
 /// Proof that this processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
