@@ -8,7 +8,8 @@ use serde_json::Value;
 use trimnet::distill::KdLoss;
 use trimnet::nn::loss::{cross_entropy, mse};
 use trimnet::nn::{
-    Activation, Adam, AdamW, Decay, Grads, Layer, LayerGrads, Linear, LinearGrads, Mlp, Momentum, Optimizer, Sgd,
+    Activation, Adam, AdamW, Decay, Grads, Layer, LayerGrads, Linear, LinearGrads, Mlp, Momentum, Optimizer,
+    Sgd,
 };
 use trimnet::normalize::{BatchNorm, LayerNorm};
 use trimnet::{Mask, Normalizer};
@@ -36,8 +37,14 @@ fn batch_norm_forward_backward_and_running_statistics() {
     let g = golden("batch_norm");
     let gamma = vector(&g["gamma"]);
     let features = gamma.len();
-    let mut norm =
-        BatchNorm::from_parts(gamma, vector(&g["beta"]), Array1::zeros(features), Array1::ones(features), 1e-5).unwrap();
+    let mut norm = BatchNorm::from_parts(
+        gamma,
+        vector(&g["beta"]),
+        Array1::zeros(features),
+        Array1::ones(features),
+        1e-5,
+    )
+    .unwrap();
     for step in g["steps"].as_array().unwrap() {
         let (y, cache) = norm.normalize_batch(matrix(&step["x"])).unwrap();
         assert_relative_eq!(y, matrix(&step["y"]), max_relative = 1e-10, epsilon = 1e-12);
@@ -68,7 +75,9 @@ fn layer_norm_forward_and_backward() {
 fn ten_steps_of_every_optimizer() {
     let g = golden("optimizers");
     let adam = |lambda| Adam::<f64>::new().with_decay(Decay::Coupled(lambda)).unwrap();
-    let sgd = |momentum, lambda| Sgd::<f64>::new().with_momentum(momentum).unwrap().with_decay(Decay::Coupled(lambda)).unwrap();
+    let sgd = |momentum, lambda| {
+        Sgd::<f64>::new().with_momentum(momentum).unwrap().with_decay(Decay::Coupled(lambda)).unwrap()
+    };
     let adamw = AdamW::<f64>::new(0.1).unwrap().with_betas(0.8, 0.95).unwrap().with_eps(1e-6).unwrap();
     let optimizers: Vec<(&str, f64, Box<dyn Optimizer<f64>>)> = vec![
         ("sgd", 0.1, Box::new(sgd(Momentum::None, 0.0))),
@@ -85,11 +94,22 @@ fn ten_steps_of_every_optimizer() {
         let linear = Linear::new(matrix(&g["weight"]), Some(vector(&g["bias"]))).unwrap();
         let mut mlp = Mlp::from_layers(4, vec![Layer::Linear(linear)]).unwrap();
         for (i, expected) in g["traces"][name].as_array().unwrap().iter().enumerate() {
-            let grads = LinearGrads { dweight: matrix(&g["dweight"][i]), dbias: Some(vector(&g["dbias"][i])) };
+            let grads =
+                LinearGrads { dweight: matrix(&g["dweight"][i]), dbias: Some(vector(&g["dbias"][i])) };
             optimizer.step(&mut mlp, &Grads::new(vec![LayerGrads::Linear(grads)]), rate).unwrap();
             let linear = mlp.linears().next().unwrap();
-            assert_relative_eq!(linear.weight(), matrix(&expected["weight"]).view(), max_relative = 1e-9, epsilon = 1e-11);
-            assert_relative_eq!(linear.bias().unwrap(), vector(&expected["bias"]).view(), max_relative = 1e-9, epsilon = 1e-11);
+            assert_relative_eq!(
+                linear.weight(),
+                matrix(&expected["weight"]).view(),
+                max_relative = 1e-9,
+                epsilon = 1e-11
+            );
+            assert_relative_eq!(
+                linear.bias().unwrap(),
+                vector(&expected["bias"]).view(),
+                max_relative = 1e-9,
+                epsilon = 1e-11
+            );
         }
     }
 }
@@ -99,14 +119,20 @@ fn losses_and_their_gradients() {
     let g = golden("distillation");
     let (student, teacher, labels) = (matrix(&g["student"]), matrix(&g["teacher"]), labels(&g["labels"]));
     for case in g["cases"].as_array().unwrap() {
-        let loss = KdLoss::new(case["temperature"].as_f64().unwrap(), case["alpha"].as_f64().unwrap()).unwrap();
+        let loss =
+            KdLoss::new(case["temperature"].as_f64().unwrap(), case["alpha"].as_f64().unwrap()).unwrap();
         let terms = loss.evaluate(student.view(), teacher.view(), &labels).unwrap();
         assert_relative_eq!(terms.loss, case["loss"].as_f64().unwrap(), max_relative = 1e-10);
         assert_relative_eq!(terms.dlogits, matrix(&case["dlogits"]), max_relative = 1e-9, epsilon = 1e-11);
     }
     let (loss, dlogits) = cross_entropy(student.view(), &labels).unwrap();
     assert_relative_eq!(loss, g["cross_entropy"]["loss"].as_f64().unwrap(), max_relative = 1e-12);
-    assert_relative_eq!(dlogits, matrix(&g["cross_entropy"]["dlogits"]), max_relative = 1e-11, epsilon = 1e-13);
+    assert_relative_eq!(
+        dlogits,
+        matrix(&g["cross_entropy"]["dlogits"]),
+        max_relative = 1e-11,
+        epsilon = 1e-13
+    );
     let (loss, doutputs) = mse(student.view(), teacher.view()).unwrap();
     assert_relative_eq!(loss, g["mse"]["loss"].as_f64().unwrap(), max_relative = 1e-12);
     assert_relative_eq!(doutputs, matrix(&g["mse"]["doutputs"]), max_relative = 1e-12);
@@ -172,7 +198,9 @@ fn ten_steps_of_a_whole_network() {
         let (_, grads) = mlp.backward(cache, dlogits).unwrap();
         adam.step(&mut mlp, &grads, 0.02).unwrap();
     }
-    let close = |a: ArrayView2<'_, f64>, b: Array2<f64>| assert_relative_eq!(a, b.view(), max_relative = 1e-6, epsilon = 1e-8);
+    let close = |a: ArrayView2<'_, f64>, b: Array2<f64>| {
+        assert_relative_eq!(a, b.view(), max_relative = 1e-6, epsilon = 1e-8)
+    };
     for (linear, i) in mlp.linears().zip([0, 3, 5]) {
         close(linear.weight(), matrix(&g["end"][format!("{i}.weight")]));
     }
