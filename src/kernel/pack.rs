@@ -83,7 +83,7 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packe
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => scalar::int8::pack_wide(codes, inputs, flip, packed),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => {
+        Isa::Avx512(cpu) if rows > 4 => {
             cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, flip, packed, rows);
         }
         _ => scalar::int8::pack(codes, inputs, flip, packed),

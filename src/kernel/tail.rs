@@ -113,6 +113,7 @@ impl Tail<'_> {
     }
 
     /// The tail of one panel: per-column values of `used` columns from `column` on, written from column `at` of the result.
+    #[inline(always)]
     pub(super) fn panel(&mut self, column: usize, used: usize, at: usize) -> Finish<'_> {
         let columns = column..column + used;
         match self {
@@ -141,7 +142,12 @@ impl Tail<'_> {
     }
 }
 
-fn padded<T: Copy + Default>(values: &[T]) -> [T; PANEL] {
+/// The values of a panel, zeros behind them.
+#[inline(always)]
+pub(super) fn padded<T: Copy + Default>(values: &[T]) -> [T; PANEL] {
+    if let Some(whole) = values.first_chunk::<PANEL>() {
+        return *whole;
+    }
     let mut all = [T::default(); PANEL];
     all[..values.len()].copy_from_slice(values);
     all

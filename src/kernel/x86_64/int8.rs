@@ -7,52 +7,38 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::int8::Sums;
-use crate::kernel::tail::Finish;
+use crate::kernel::int8::{Job, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
 
-/// The products of one processor: with `i8` weights, with `i4` weights, and their tail.
+/// The products of one processor. What runs between the tiles is compiled for it as well.
 macro_rules! products {
     ($cpu:ident, $features:literal, $i8:ident, $i4:ident) => {
         impl $cpu {
-            /// One tile of the product; `columns <= 16` spares the second half of the panel.
-            pub(in crate::kernel) fn tile_i8(
-                self,
-                rows: usize,
-                columns: usize,
-                a: &[u32],
-                steps: &[Step8],
-                start: &[i32; PANEL],
-                sums: &mut Sums,
-            ) {
-                // SAFETY: `self` proves the instructions.
-                unsafe { $i8::tile(rows, columns, a, steps, start, sums) }
-            }
-
-            /// One tile of the product; `columns <= 16` spares the second half of the panel.
-            pub(in crate::kernel) fn tile_i4(
-                self,
-                rows: usize,
-                columns: usize,
-                a: &[u32],
-                steps: &[Step4],
-                start: &[i32; PANEL],
-                sums: &mut Sums,
-            ) {
-                // SAFETY: `self` proves the instructions.
-                unsafe { $i4::tile(rows, columns, a, steps, start, sums) }
-            }
-
-            /// [`Finish::run`], compiled for this instruction set.
-            pub(in crate::kernel) fn finish(self, tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
+            /// The product with weights of a byte.
+            pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
                 #[target_feature(enable = $features)]
-                fn finish(tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-                    tail.run(sums, row);
+                fn run(job: Job<'_, '_, Step8>) {
+                    job.run(|rows, columns, a, steps, start, sums| {
+                        $i8::tile(rows, columns, a, steps, start, sums)
+                    });
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { finish(tail, sums, row) }
+                unsafe { run(job) }
+            }
+
+            /// The product with weights of half a byte.
+            pub(in crate::kernel) fn run_i4(self, job: Job<'_, '_, Step4>) {
+                #[target_feature(enable = $features)]
+                fn run(job: Job<'_, '_, Step4>) {
+                    job.run(|rows, columns, a, steps, start, sums| {
+                        $i4::tile(rows, columns, a, steps, start, sums)
+                    });
+                }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(job) }
             }
         }
     };
