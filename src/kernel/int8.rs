@@ -187,7 +187,7 @@ pub fn multiply_codes(
             for tile in Tiles::new(count, tile_rows) {
                 let a = &packed[tile.start * width..tile.end * width];
                 product(isa, tile.len(), used, a, steps, &start, &mut sums);
-                run(isa, &mut finish, &sums[..tile.len()], first + tile.start);
+                self::finish(isa, &mut finish, &sums[..tile.len()], first + tile.start);
             }
         }
     }
@@ -233,7 +233,7 @@ fn product(
 }
 
 /// Sends the sums of a tile through the tail.
-fn run(isa: Isa, finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
+pub(super) fn finish(isa: Isa, finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(cpu) => cpu.finish(finish, sums, row),
