@@ -1,10 +1,14 @@
 //! `sparse.f32.N.sPERCENT.bBATCH`: a batch times sparse weights, batch first in and out.
 //!
-//! Beside the contract, `sparse.f32.N.blocks16.sPERCENT.bBATCH`: the same with whole 16 x 1 blocks pruned.
+//! Beside the contract: `sparse.f32.N.blocks16.sPERCENT.bBATCH`, the same with whole 16 x 1 blocks pruned, and
+//! `sparse.i8.N.sPERCENT.bBATCH`, exact sums of weights and activations in codes.
 
 use std::hint::black_box;
 
-use trimnet::kernel::{Epilogue, Isa, MatrixMut, Pool, SparseBlocks, SparseRows, SparseScratch};
+use trimnet::kernel::{
+    Codes, Epilogue, Input, Isa, MatrixMut, Pool, SparseBlocks, SparseCodes, SparseCodesScratch, SparseRows,
+    SparseScratch, Tail,
+};
 
 use super::case::{Call, Case, Context};
 use super::{check, data};
@@ -23,6 +27,10 @@ pub fn cases() -> Vec<Case> {
     for batch in [1, 32] {
         let id = format!("sparse.f32.{N}.blocks16.s90.b{batch}");
         cases.push(Case::new(id, move |context| blocks(context, 90, batch)));
+        for percent in [90, 95, 99] {
+            let id = format!("sparse.i8.{N}.s{percent}.b{batch}");
+            cases.push(Case::new(id, move |context| codes(context, percent, batch)));
+        }
     }
     cases
 }
@@ -74,6 +82,32 @@ fn prepare(
     Ok(Box::new(move || {
         multiply(&pool, black_box(&x), MatrixMut::new(&mut y, batch, N), &mut scratch);
         black_box(&mut y);
+    }))
+}
+
+fn codes(context: &Context, percent: u32, batch: usize) -> Result<Call, String> {
+    let weights: Vec<i8> =
+        weights(percent, 1).iter().map(|w| (w * 30.0).round().clamp(-127.0, 127.0) as i8).collect();
+    let sparse = SparseCodes::new(Isa::best(), &weights, N, N);
+    let pool = Pool::new(context.threads);
+    let x: Vec<u8> = data::uniform(batch * N, 2).iter().map(|x| (x * 255.0) as u8).collect();
+    let mut sums = vec![0; batch * N];
+    let mut scratch = SparseCodesScratch::default();
+    let mut multiply = move |sums: &mut [i32]| {
+        let input = Input { codes: Codes::U8(black_box(&x)), zero_point: 128, bias: None };
+        let tail = Tail::Sums { out: MatrixMut::new(sums, batch, N) };
+        sparse.multiply(&pool, input, tail, &mut scratch);
+    };
+    multiply(&mut sums);
+    let x: Vec<u8> = data::uniform(batch * N, 2).iter().map(|x| (x * 255.0) as u8).collect();
+    let plain =
+        |w: &[i8], x: &[u8]| w.iter().zip(x).map(|(&w, &x)| i32::from(w) * (i32::from(x) - 128)).sum::<i32>();
+    let plain = &plain;
+    let expected: Vec<i32> = x.chunks(N).flat_map(|x| weights.chunks(N).map(move |w| plain(w, x))).collect();
+    check::equal("sums", &sums, &expected)?;
+    Ok(Box::new(move || {
+        multiply(&mut sums);
+        black_box(&mut sums);
     }))
 }
 

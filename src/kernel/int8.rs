@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::Isa;
 use super::pack::pack_codes;
-use super::tail::{Tail, padded};
+use super::tail::{Finish, Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 use super::weights::{PackedCodes, Step};
 
@@ -187,6 +187,17 @@ fn words(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => 2,
         _ => 1,
+    }
+}
+
+/// Sends the sums of a tile through the tail.
+pub(super) fn finish(isa: Isa, finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(cpu) => cpu.finish(finish, sums, row),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(cpu) => cpu.finish(finish, sums, row),
+        _ => finish.run(sums, row),
     }
 }
 

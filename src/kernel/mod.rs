@@ -27,6 +27,8 @@ pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use pool::Pool;
 pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
-pub use sparse::{Epilogue, SparseBlocks, SparseReal, SparseRows, SparseScratch};
+pub use sparse::{
+    Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
+};
 pub use tail::{Fused, Tail};
 pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

@@ -30,6 +30,25 @@ impl Plain for f32 {
     }
 }
 
+impl Plain for i32 {
+    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => {
+                let rows = Rows {
+                    data: bytes(from.data()),
+                    stride: 4 * from.row_stride(),
+                    length: 4 * from.columns(),
+                };
+                // SAFETY: `i32` and `u32` have the same size and alignment, and any bits are valid in both.
+                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+                cpu.pack_words(rows, from.rows(), 0, into, width);
+            }
+            _ => one_by_one(from, into, width),
+        }
+    }
+}
+
 impl Plain for f64 {
     fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
         match isa {

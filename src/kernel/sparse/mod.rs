@@ -9,6 +9,8 @@
 //! dense product would give NaN.
 
 mod blocks;
+mod code_windows;
+mod codes;
 mod csr;
 mod lanes;
 mod real;
@@ -16,14 +18,19 @@ mod rows;
 mod windows;
 
 #[cfg(test)]
+mod code_tests;
+#[cfg(test)]
 mod tests;
 
 pub use blocks::SparseBlocks;
+pub use codes::{SparseCodes, SparseCodesScratch};
 pub use real::{Epilogue, SparseReal, SparseScratch};
 pub use rows::SparseRows;
 
 // For the folders of the instruction sets.
 pub(in crate::kernel) use blocks::{Lanes, Strips};
+pub(in crate::kernel) use code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice};
+pub(in crate::kernel) use codes::{CODE_LANES, CodeLine, CodeSums, place};
 pub(in crate::kernel) use csr::{Column, Csr};
 pub(in crate::kernel) use lanes::{LINE, Line};
 pub(in crate::kernel) use rows::many;

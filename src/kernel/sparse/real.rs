@@ -243,12 +243,18 @@ pub(super) fn share<T: Send>(
     if columns == 0 {
         return;
     }
-    if pool.threads() == 1 || nanoseconds < WORTH_SHARING {
-        task(0, out);
-        return;
+    match worth_sharing(pool, nanoseconds) {
+        None => task(0, out),
+        Some(parts) => {
+            let width = columns.div_ceil(parts).next_multiple_of(granule);
+            pool.run_columns(out, width, |i, part| task(i * width, part));
+        }
     }
+}
+
+/// How many parts to cut work into, or none if the caller is faster alone.
+pub(super) fn worth_sharing(pool: &Pool, nanoseconds: f64) -> Option<usize> {
     // Four parts per thread even out rows of unequal work, unless they become too short.
-    let parts = (4 * pool.threads()).min((nanoseconds / (WORTH_SHARING / 8.0)) as usize).max(1);
-    let width = columns.div_ceil(parts).next_multiple_of(granule);
-    pool.run_columns(out, width, |i, part| task(i * width, part));
+    let parts = (4 * pool.threads()).min((nanoseconds / (WORTH_SHARING / 8.0)) as usize);
+    (pool.threads() > 1 && nanoseconds >= WORTH_SHARING).then_some(parts.max(1))
 }

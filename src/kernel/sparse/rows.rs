@@ -226,9 +226,9 @@ pub(in crate::kernel) fn many<F: SparseReal, C: Column, const V: usize>(
     let step = |sum: &mut [[F; LINE]; V], column: C, value: F| {
         // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `lanes`.
         let x = unsafe { lanes.get_unchecked(column.get()) };
-        for v in 0..V {
-            for l in 0..LINE {
-                sum[v][l] = fused(value, x[v].0[l], sum[v][l]);
+        for (sum, x) in sum.iter_mut().zip(x) {
+            for (sum, &x) in sum.iter_mut().zip(&x.0) {
+                *sum = fused(value, x, *sum);
             }
         }
     };

@@ -25,7 +25,7 @@ impl Number for f64 {
 }
 
 /// SplitMix64, in [-1, 1).
-fn noise(seed: u64) -> impl FnMut() -> f64 {
+pub(super) fn noise(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
     move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -7,6 +7,7 @@ mod int8;
 mod pack;
 mod real;
 mod sparse;
+mod sparse_codes;
 
 /// Proof that this processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
