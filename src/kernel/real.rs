@@ -42,8 +42,23 @@ pub trait Real:
     + Sync
     + std::ops::Add<Output = Self>
     + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
     + 'static
 {
+    #[doc(hidden)]
+    const INFINITY: Self;
+
+    #[doc(hidden)]
+    const NEG_INFINITY: Self;
+
+    /// The nearest value of this type.
+    #[doc(hidden)]
+    fn of_i32(x: i32) -> Self;
+
+    /// The nearest integer, ties to even, of a number of magnitude below 2^22.
+    #[doc(hidden)]
+    fn round_small(self) -> i32;
+
     /// Rows of the register tile.
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
@@ -66,8 +81,24 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $tile:ident, $finish:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $tile:ident, $finish:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
+            const INFINITY: Self = Self::INFINITY;
+            const NEG_INFINITY: Self = Self::NEG_INFINITY;
+
+            #[inline(always)]
+            fn of_i32(x: i32) -> Self {
+                x as Self
+            }
+
+            #[inline(always)]
+            fn round_small(self) -> i32 {
+                // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits
+                // of the sum are the integer.
+                let round: Self = $round;
+                (self + round).to_bits().wrapping_sub(round.to_bits()) as i32
+            }
+
             fn tile_rows(isa: Isa) -> usize {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -108,8 +139,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, tile_f32, finish_f32, avx2: 6, avx512: 14);
-real!(f64, tile_f64, finish_f64, avx2: 6, avx512: 7);
+real!(f32, 12_582_912.0, tile_f32, finish_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, tile_f64, finish_f64, avx2: 6, avx512: 7);
 
 /// Weights packed for the product.
 #[derive(Clone, Debug, PartialEq)]
