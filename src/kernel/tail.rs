@@ -237,7 +237,7 @@ impl Finish<'_> {
 }
 
 #[inline(always)]
-fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
+pub(super) fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
     match <&mut [T; PANEL]>::try_from(&mut *to) {
         Ok(whole) => *whole = *from,
         Err(_) => to.copy_from_slice(&from[..to.len()]),
