@@ -12,10 +12,8 @@
 
 use super::matrix::MatrixMut;
 use super::pool::Pool;
+use super::real::Real;
 use super::tiles::PANEL;
-
-/// Adding and subtracting it rounds an `f32` of magnitude below 2^22 to an integer, ties to even.
-const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// An activation cheap enough to ride on a product.
 #[non_exhaustive]
@@ -265,11 +263,10 @@ impl Finish<'_> {
                     let mut codes = [0; PANEL];
                     for j in 0..PANEL {
                         let real = sums[j] as f32 * factor[j];
-                        // Clamping first gives the same code, and keeps the number small enough for `ROUND`.
+                        // Clamping first gives the same code, and keeps the number small enough to round.
                         let real = if real > *low { real } else { *low };
                         let real = if real < *high { real } else { *high };
-                        let rounded = (real + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
-                        codes[j] = (rounded as i32 + *zero) as u8;
+                        codes[j] = (real.round_small() + *zero) as u8;
                     }
                     store(&mut out.row_mut(row + i)[columns.clone()], &codes);
                 }
@@ -290,7 +287,7 @@ impl Finish<'_> {
 }
 
 #[inline(always)]
-fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
+pub(super) fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
     match <&mut [T; PANEL]>::try_from(&mut *to) {
         Ok(whole) => *whole = *from,
         Err(_) => to.copy_from_slice(&from[..to.len()]),
