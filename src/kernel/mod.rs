@@ -28,5 +28,6 @@ pub use pool::Pool;
 pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
 pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
+    TwoOfFour, TwoOfFourCodes,
 };
 pub use tail::{Fused, Tail};

@@ -4,6 +4,7 @@ use super::blocks::{self, Lanes, Strips};
 use super::csr::{Column, Csr};
 use super::lanes::{LINE, Line};
 use super::rows;
+use super::two_of_four::{self, PairStep, Row, TILE};
 use super::windows::{self, Slices};
 use crate::kernel::tail::Fused;
 use crate::kernel::{Isa, MatrixMut, Pool, Real};
@@ -40,6 +41,14 @@ mod sealed {
             x: Lanes<'_, Self>,
             rows: usize,
             y: &mut [Line<Self>; LINE],
+        );
+        /// See [`two_of_four::pairs`].
+        fn pairs(
+            isa: Isa,
+            steps: &[PairStep<Self>],
+            x: &[Row<'_, Self>; TILE],
+            rows: usize,
+            y: &mut [Line<Self>; TILE],
         );
     }
 }
@@ -123,6 +132,22 @@ impl sealed::Sealed for f32 {
             _ => windows::slices(slices, x, y),
         }
     }
+
+    fn pairs(
+        isa: Isa,
+        steps: &[PairStep<Self>],
+        x: &[Row<'_, Self>; TILE],
+        rows: usize,
+        y: &mut [Line<Self>; TILE],
+    ) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(cpu) => cpu.pairs_f32(steps, x, rows, y),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => cpu.pairs_f32(steps, x, rows, y),
+            _ => two_of_four::pairs(steps, x, rows, y),
+        }
+    }
 }
 
 impl SparseReal for f64 {
@@ -148,6 +173,16 @@ impl sealed::Sealed for f64 {
 
     fn slices(_isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]) {
         windows::slices(slices, x, y);
+    }
+
+    fn pairs(
+        _isa: Isa,
+        steps: &[PairStep<Self>],
+        x: &[Row<'_, Self>; TILE],
+        rows: usize,
+        y: &mut [Line<Self>; TILE],
+    ) {
+        two_of_four::pairs(steps, x, rows, y);
     }
 }
 
