@@ -4,7 +4,7 @@ use super::blocks::{self, Lanes, Strips};
 use super::csr::{Column, Csr};
 use super::lanes::{LINE, Line};
 use super::rows;
-use super::two_of_four::{self, PairStep, Row, TILE};
+use super::two_of_four::{self, Pairs, Row, TILE};
 use super::windows::{self, Slices};
 use crate::kernel::tail::Fused;
 use crate::kernel::{Isa, MatrixMut, Pool, Real};
@@ -45,7 +45,7 @@ mod sealed {
         /// See [`two_of_four::pairs`].
         fn pairs(
             isa: Isa,
-            steps: &[PairStep<Self>],
+            pairs: Pairs<'_, Self>,
             x: &[Row<'_, Self>; TILE],
             rows: usize,
             y: &mut [Line<Self>; TILE],
@@ -135,17 +135,17 @@ impl sealed::Sealed for f32 {
 
     fn pairs(
         isa: Isa,
-        steps: &[PairStep<Self>],
+        pairs: Pairs<'_, Self>,
         x: &[Row<'_, Self>; TILE],
         rows: usize,
         y: &mut [Line<Self>; TILE],
     ) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(cpu) => cpu.pairs_f32(steps, x, rows, y),
+            Isa::Avx2(cpu) => cpu.pairs_f32(pairs, x, rows, y),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) => cpu.pairs_f32(steps, x, rows, y),
-            _ => two_of_four::pairs(steps, x, rows, y),
+            Isa::Avx512(cpu) => cpu.pairs_f32(pairs, x, rows, y),
+            _ => two_of_four::pairs(pairs, x, rows, y),
         }
     }
 }
@@ -177,12 +177,12 @@ impl sealed::Sealed for f64 {
 
     fn pairs(
         _isa: Isa,
-        steps: &[PairStep<Self>],
+        pairs: Pairs<'_, Self>,
         x: &[Row<'_, Self>; TILE],
         rows: usize,
         y: &mut [Line<Self>; TILE],
     ) {
-        two_of_four::pairs(steps, x, rows, y);
+        two_of_four::pairs(pairs, x, rows, y);
     }
 }
 

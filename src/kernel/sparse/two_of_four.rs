@@ -19,11 +19,11 @@ use crate::kernel::{Isa, MatrixMut, Pool};
 /// Rows of a batch computed together.
 pub(in crate::kernel) const TILE: usize = 4;
 
-/// The slots of one group of inputs: values, and indices of two bits each, lane by lane from the lowest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PairStep<F> {
-    pub(in crate::kernel) values: [Line<F>; 2],
-    pub(in crate::kernel) indices: [u32; 2],
+/// The slots of the groups of one slice: values, and indices of two bits each, lane by lane from the lowest; as many of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a, F> {
+    pub(in crate::kernel) values: &'a [[Line<F>; 2]],
+    pub(in crate::kernel) indices: &'a [[u32; 2]],
 }
 
 /// 2:4 weights `[outputs, inputs]`, ready to multiply on one set of instructions.
@@ -42,8 +42,10 @@ pub struct TwoOfFour<F> {
     isa: Isa,
     outputs: usize,
     inputs: usize,
-    /// Invariant: one for each slice and group, group by group.
-    steps: Vec<PairStep<F>>,
+    /// For each slice and group, slice by slice.
+    values: Vec<[Line<F>; 2]>,
+    /// As many.
+    indices: Vec<[u32; 2]>,
 }
 
 impl<F: SparseReal> TwoOfFour<F> {
@@ -55,18 +57,18 @@ impl<F: SparseReal> TwoOfFour<F> {
     pub fn new(isa: Isa, weights: &[F], outputs: usize, inputs: usize) -> Option<Self> {
         assert_eq!(Some(weights.len()), outputs.checked_mul(inputs), "weights of {outputs} x {inputs}");
         let groups = inputs.div_ceil(4);
-        let none = PairStep { values: [Line([F::default(); LINE]); 2], indices: [0; 2] };
-        let mut steps = vec![none; outputs.div_ceil(LINE) * groups];
+        let mut values = vec![[Line([F::default(); LINE]); 2]; outputs.div_ceil(LINE) * groups];
+        let mut indices = vec![[0; 2]; values.len()];
         for (i, row) in weights.chunks_exact(inputs.max(1)).enumerate() {
             for (g, four) in row.chunks(4).enumerate() {
-                let step = &mut steps[i / LINE * groups + g];
+                let step = i / LINE * groups + g;
                 for (slot, (index, value)) in kept(four)?.into_iter().enumerate() {
-                    step.values[slot].0[i % LINE] = value;
-                    step.indices[slot] |= index << (2 * (i % LINE));
+                    values[step][slot].0[i % LINE] = value;
+                    indices[step][slot] |= index << (2 * (i % LINE));
                 }
             }
         }
-        Some(Self { isa, outputs, inputs, steps })
+        Some(Self { isa, outputs, inputs, values, indices })
     }
 
     /// Number of outputs.
@@ -81,7 +83,7 @@ impl<F: SparseReal> TwoOfFour<F> {
 
     /// Bytes in memory.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(self.steps.as_slice())
+        size_of_val(self.values.as_slice()) + size_of_val(self.indices.as_slice())
     }
 
     /// `y = activation(x * w^T + bias)` for row-major `x` `[rows of y, inputs]`.
@@ -93,20 +95,20 @@ impl<F: SparseReal> TwoOfFour<F> {
         let (batch, groups) = (y.rows(), self.inputs.div_ceil(4));
         assert_eq!(Some(x.len()), batch.checked_mul(self.inputs), "inputs of {batch} rows");
         assert_eq!(y.columns(), self.outputs, "columns of the result");
-        let nanoseconds = self.steps.len() as f64 * 1.2 * (2.0 + batch as f64);
+        let nanoseconds = self.values.len() as f64 * 1.2 * (2.0 + batch as f64);
         share(pool, nanoseconds, LINE, y, |first, mut y| {
             let mut sums = [Line([F::default(); LINE]); TILE];
-            for b in (0..batch).step_by(TILE) {
-                let rows = TILE.min(batch - b);
-                let x: [Row<'_, F>; TILE] = std::array::from_fn(|t| {
-                    // Rows that do not exist repeat the last.
-                    Row::new(&x[(b + t.min(rows - 1)) * self.inputs..][..self.inputs])
-                });
-                for at in (0..y.columns()).step_by(LINE) {
-                    let slice = (first + at) / LINE;
-                    let steps = &self.steps[slice * groups..(slice + 1) * groups];
-                    F::pairs(self.isa, steps, &x, rows, &mut sums);
-                    let used = LINE.min(y.columns() - at);
+            for at in (0..y.columns()).step_by(LINE) {
+                let (slice, used) = ((first + at) / LINE, LINE.min(y.columns() - at));
+                let steps = slice * groups..(slice + 1) * groups;
+                let pairs = Pairs { values: &self.values[steps.clone()], indices: &self.indices[steps] };
+                for b in (0..batch).step_by(TILE) {
+                    let rows = TILE.min(batch - b);
+                    let x: [Row<'_, F>; TILE] = std::array::from_fn(|t| {
+                        // Rows that do not exist repeat the last.
+                        Row::new(&x[(b + t.min(rows - 1)) * self.inputs..][..self.inputs])
+                    });
+                    F::pairs(self.isa, pairs, &x, rows, &mut sums);
                     for (t, sums) in sums[..rows].iter().enumerate() {
                         tail.write(first + at, &sums.0, &mut y.row_mut(b + t)[at..at + used]);
                     }
@@ -147,16 +149,16 @@ impl<'a, F: SparseReal> Row<'a, F> {
 
 /// The definition: `y[t]` are the sums of one slice for row `t`, for the first `rows` at least.
 pub(super) fn pairs<F: SparseReal>(
-    steps: &[PairStep<F>],
+    pairs: Pairs<'_, F>,
     x: &[Row<'_, F>; TILE],
     rows: usize,
     y: &mut [Line<F>; TILE],
 ) {
     for (x, y) in x[..rows].iter().zip(y) {
         let mut chains = [[[F::default(); LINE]; 2]; 2];
-        for (g, step) in steps.iter().enumerate() {
+        for (g, (values, indices)) in pairs.values.iter().zip(pairs.indices).enumerate() {
             let x = x.whole.get(g).unwrap_or(&x.last);
-            for ((chain, values), &indices) in chains[g % 2].iter_mut().zip(&step.values).zip(&step.indices) {
+            for ((chain, values), &indices) in chains[g % 2].iter_mut().zip(values).zip(indices) {
                 for (l, (sum, &value)) in chain.iter_mut().zip(&values.0).enumerate() {
                     *sum = value * x[(indices >> (2 * l) & 3) as usize] + *sum;
                 }

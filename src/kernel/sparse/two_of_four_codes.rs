@@ -8,7 +8,7 @@
 //! The sums are those of the dense product, to the bit. With AVX-512 a shuffle within 128 bits picks the 64 inputs of a
 //! step, and one dot product (`vpdpbusd`) multiplies them and adds in fours; elsewhere this is the plain definition.
 
-use super::codes::{Signs, Start, each_panel, share_tail, weight_sums};
+use super::codes::{CODE_LANES, Signs, Start, each_panel, share_tail, weight_sums};
 use super::two_of_four::{TILE, kept};
 use crate::kernel::int8::Input;
 use crate::kernel::tail::Tail;
@@ -107,22 +107,24 @@ impl TwoOfFourCodes {
         let x = signs.padded(inputs, depth * STEP, &mut scratch.bytes);
         let nanoseconds = self.steps.len() as f64 * 2.0 * (1.0 + batch as f64);
         share_tail(pool, nanoseconds, tail, |panels, mut tail| {
-            for b in (0..batch).step_by(TILE) {
-                let rows = b..batch.min(b + TILE);
-                // Rows that do not exist repeat the last.
-                let row = |t: usize| &x[(b + t).min(rows.end - 1) * depth * STEP..][..depth * STEP];
-                let x: [&[[u8; STEP]]; TILE] = std::array::from_fn(|t| row(t).as_chunks().0);
+            // Some rows at a time: their sums have to stay in the cache, and so have the weights of a panel.
+            for first in (0..batch).step_by(CODE_LANES) {
+                let rows = first..batch.min(first + CODE_LANES);
                 each_panel(self.isa, outputs, panels.clone(), &mut tail, &rows, &start, |column, sums| {
                     let slices =
                         self.steps.chunks_exact(depth.max(1)).skip(column / SLICE).take(PANEL / SLICE);
-                    for sums in &mut sums[..rows.len()] {
-                        sums.fill(0);
-                    }
+                    sums.as_flattened_mut().fill(0);
                     for (half, steps) in slices.enumerate() {
-                        let mut part = [[0; SLICE]; TILE];
-                        pairs_on(self.isa, steps, &x, rows.len(), &mut part);
-                        for (sums, part) in sums[..rows.len()].iter_mut().zip(&part) {
-                            sums[half * SLICE..][..SLICE].copy_from_slice(part);
+                        for (b, sums) in rows.clone().step_by(TILE).zip(sums.chunks_mut(TILE)) {
+                            let count = TILE.min(rows.end - b);
+                            // Rows that do not exist repeat the last.
+                            let row = |t: usize| &x[(b + t.min(count - 1)) * depth * STEP..][..depth * STEP];
+                            let x: [&[[u8; STEP]]; TILE] = std::array::from_fn(|t| row(t).as_chunks().0);
+                            let mut part = [[0; SLICE]; TILE];
+                            pairs_on(self.isa, steps, &x, count, &mut part);
+                            for (sums, part) in sums.iter_mut().zip(&part) {
+                                sums[half * SLICE..][..SLICE].copy_from_slice(part);
+                            }
                         }
                     }
                 });
