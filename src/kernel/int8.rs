@@ -9,78 +9,22 @@
 //! `u8` ones with the sign bit flipped and 128 added to the zero point. No instruction set here has a
 //! saturating step in between, so with `|w| <= 127` and at most 66,311 inputs nothing wraps either.
 //!
-//! Weights are packed once ([`PackedI8`]) in panels of 32 columns, four inputs of one column side by
-//! side: `[panel][k / 4][32][4]`, zero padded, a step of 128 bytes at a time. A tile of the result
-//! stays in registers over all of `k`, and leaves through a [`Tail`].
+//! Weights are packed once ([`PackedI8`](super::PackedI8), or [`PackedI4`](super::PackedI4) at half the
+//! bytes). A tile of the result stays in registers over all of `k`, and leaves through a [`Tail`].
 
 use std::ops::Range;
 
 use super::Isa;
 use super::pack::pack_codes;
-use super::scalar;
-use super::tail::{Finish, Tail};
+use super::tail::{Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
+use super::weights::{PackedCodes, Step};
 
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Sums of a tile on their way from registers to the tail.
 pub(super) type Sums = [[i32; PANEL]; MAX_ROWS];
-
-/// Four inputs of 32 columns, on a cache line.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Step8(pub(super) [[i8; 4]; PANEL]);
-
-/// `i8` weights packed for the product, with the sum of each column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PackedI8 {
-    outputs: usize,
-    inputs: usize,
-    steps: Vec<Step8>,
-    column_sums: Vec<[i32; PANEL]>,
-}
-
-impl PackedI8 {
-    /// Packs row-major weights `[outputs, inputs]`.
-    ///
-    /// # Panics
-    /// Unless `weights` has `outputs * inputs` elements.
-    pub fn new(weights: &[i8], outputs: usize, inputs: usize) -> Self {
-        assert_eq!(Some(weights.len()), outputs.checked_mul(inputs), "weights of {outputs} x {inputs}");
-        let (panels, depth) = (outputs.div_ceil(PANEL), inputs.div_ceil(4));
-        let mut steps = vec![Step8([[0; 4]; PANEL]); panels * depth];
-        let mut column_sums = vec![[0; PANEL]; panels];
-        for (j, row) in weights.chunks_exact(inputs.max(1)).enumerate() {
-            let (panel, lane) = (j / PANEL, j % PANEL);
-            for (step, four) in steps[panel * depth..].iter_mut().zip(row.chunks(4)) {
-                step.0[lane][..four.len()].copy_from_slice(four);
-            }
-            column_sums[panel][lane] = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w)));
-        }
-        Self { outputs, inputs, steps, column_sums }
-    }
-
-    /// Number of outputs, the columns of the product.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Number of inputs, the depth of the product.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Number of panels of 32 outputs: what callers split among threads.
-    pub fn panels(&self) -> usize {
-        self.column_sums.len()
-    }
-
-    /// Bytes that one product reads.
-    pub fn size_bytes(&self) -> usize {
-        size_of_val(self.steps.as_slice()) + size_of_val(self.column_sums.as_slice())
-    }
-}
 
 /// Activations: rows of codes, `[rows, inputs]`.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +48,7 @@ impl Codes<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch8 {
     rows: Vec<u32>,
+    sums: Sums,
 }
 
 /// The input of a product.
@@ -136,21 +81,21 @@ pub struct Input<'a> {
 /// multiply_codes(Isa::best(), input, &weights, 0..1, tail, &mut Scratch8::default());
 /// assert_eq!(sums, [-3, 8, 15, 10]);
 /// ```
-pub fn multiply_codes(
+pub fn multiply_codes<S: Step>(
     isa: Isa,
     input: Input<'_>,
-    weights: &PackedI8,
+    weights: &PackedCodes<S>,
     panels: Range<usize>,
     mut tail: Tail<'_>,
     scratch: &mut Scratch8,
 ) {
     assert!(panels.start <= panels.end && panels.end <= weights.panels(), "panels {panels:?}");
-    let columns = (panels.end * PANEL).min(weights.outputs) - (panels.start * PANEL).min(weights.outputs);
-    tail.check(weights.outputs, columns);
-    let (rows, inputs) = (tail.rows(), weights.inputs);
+    let columns = (panels.end * PANEL).min(weights.outputs()) - (panels.start * PANEL).min(weights.outputs());
+    tail.check(weights.outputs(), columns);
+    let (rows, inputs) = (tail.rows(), weights.inputs());
     assert_eq!(Some(input.codes.len()), rows.checked_mul(inputs), "codes of {rows} x {inputs}");
     if let Some(bias) = input.bias {
-        assert_eq!(bias.len(), weights.outputs, "bias of {} outputs", weights.outputs);
+        assert_eq!(bias.len(), weights.outputs(), "bias of {} outputs", weights.outputs());
     }
     let (zero_point, flip) = match input.codes {
         Codes::U8(_) => (input.zero_point, 0),
@@ -159,35 +104,67 @@ pub fn multiply_codes(
     let depth = inputs.div_ceil(4);
     let (tile_rows, width) = (tile_rows(isa), depth * words(isa));
     let block = (BLOCK_BYTES / (4 * width.max(1))).next_multiple_of(tile_rows).max(tile_rows);
-    let mut sums: Sums = [[0; PANEL]; MAX_ROWS];
+    let Scratch8 { rows: memory, sums } = scratch;
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
-        scratch.rows.resize(scratch.rows.len().max(count * width), 0);
-        let packed = &mut scratch.rows[..count * width];
+        memory.resize(memory.len().max(count * width), 0);
+        let packed = &mut memory[..count * width];
         for tile in Tiles::new(count, tile_rows) {
-            let from = (first + tile.start) * inputs;
-            let to = (first + tile.end) * inputs;
+            let codes = (first + tile.start) * inputs..(first + tile.end) * inputs;
             let target = &mut packed[tile.start * width..tile.end * width];
             match input.codes {
-                Codes::U8(codes) => pack_codes(isa, &codes[from..to], inputs, flip, target),
-                Codes::I8(codes) => pack_codes(isa, as_bytes(&codes[from..to]), inputs, flip, target),
+                Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, target),
+                Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, target),
             }
         }
-        for panel in panels.clone() {
-            let steps = &weights.steps[panel * depth..(panel + 1) * depth];
+        let (panels, bias, tail) = (panels.clone(), input.bias, &mut tail);
+        S::run(
+            isa,
+            Job { weights, panels, bias, zero_point, packed, width, first, count, tile_rows, tail, sums },
+        );
+    }
+}
+
+/// A block of packed rows to be multiplied by some panels.
+pub struct Job<'j, 't, S> {
+    weights: &'j PackedCodes<S>,
+    panels: Range<usize>,
+    bias: Option<&'j [i32]>,
+    zero_point: i32,
+    packed: &'j [u32],
+    /// Words of `packed` for one row.
+    width: usize,
+    /// First row of the block.
+    first: usize,
+    /// Its rows.
+    count: usize,
+    tile_rows: usize,
+    tail: &'j mut Tail<'t>,
+    sums: &'j mut Sums,
+}
+
+impl<S: Step> Job<'_, '_, S> {
+    /// Does it, with `tile(rows, columns, a, steps, start, sums)` for one tile of sums. Inlined into one function
+    /// for each instruction set.
+    #[inline(always)]
+    pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums)) {
+        let depth = self.weights.inputs().div_ceil(4);
+        for panel in self.panels.clone() {
+            let steps = &self.weights.steps[panel * depth..(panel + 1) * depth];
             let column = panel * PANEL;
-            let used = PANEL.min(weights.outputs - column);
-            let mut start = weights.column_sums[panel].map(|sum| sum.wrapping_mul(zero_point).wrapping_neg());
-            if let Some(bias) = input.bias {
-                for (start, &bias) in start.iter_mut().zip(&bias[column..column + used]) {
-                    *start = start.wrapping_add(bias);
-                }
+            let used = PANEL.min(self.weights.outputs() - column);
+            let mut start = [0; PANEL];
+            if let Some(bias) = self.bias {
+                start = padded(&bias[column..column + used]);
             }
-            let mut finish = tail.panel(column, used, column - panels.start * PANEL);
-            for tile in Tiles::new(count, tile_rows) {
-                let a = &packed[tile.start * width..tile.end * width];
-                product(isa, tile.len(), used, a, steps, &start, &mut sums);
-                self::finish(isa, &mut finish, &sums[..tile.len()], first + tile.start);
+            for (start, &sum) in start.iter_mut().zip(&self.weights.column_sums[panel]) {
+                *start = start.wrapping_sub(sum.wrapping_mul(self.zero_point));
+            }
+            let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
+            for rows in Tiles::new(self.count, self.tile_rows) {
+                let a = &self.packed[rows.start * self.width..rows.end * self.width];
+                tile(rows.len(), used, a, steps, &start, self.sums);
+                finish.run(&self.sums[..rows.len()], self.first + rows.start);
             }
         }
     }
@@ -213,36 +190,6 @@ fn words(isa: Isa) -> usize {
     }
 }
 
-/// `a` packed as `[k / 4][rows]`, `steps` one panel, `sums` the tile that results.
-fn product(
-    isa: Isa,
-    rows: usize,
-    columns: usize,
-    a: &[u32],
-    steps: &[Step8],
-    start: &[i32; PANEL],
-    sums: &mut Sums,
-) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.tile_i8(rows, columns, a, steps, start, sums),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.tile_i8(rows, columns, a, steps, start, sums),
-        _ => scalar::int8::tile(rows, a, steps, start, sums),
-    }
-}
-
-/// Sends the sums of a tile through the tail.
-pub(super) fn finish(isa: Isa, finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.finish(finish, sums, row),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.finish(finish, sums, row),
-        _ => finish.run(sums, row),
-    }
-}
-
 fn as_bytes(codes: &[i8]) -> &[u8] {
     // SAFETY: `i8` and `u8` have the same size, alignment and no invalid values.
     unsafe { std::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) }
@@ -251,7 +198,7 @@ fn as_bytes(codes: &[i8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::MatrixMut;
+    use crate::kernel::{MatrixMut, PackedI4, PackedI8};
     use proptest::prelude::*;
 
     /// The first line of the page, term by term.
@@ -293,7 +240,7 @@ mod tests {
     }
 
     /// Sums of one product on one instruction set, both in one call and panel by panel.
-    fn sums(isa: Isa, input: Input<'_>, weights: &PackedI8, rows: usize) -> Vec<i32> {
+    fn sums<S: Step>(isa: Isa, input: Input<'_>, weights: &PackedCodes<S>, rows: usize) -> Vec<i32> {
         let (outputs, scratch) = (weights.outputs(), &mut Scratch8::default());
         let mut whole = vec![0; rows * outputs];
         let out = MatrixMut::new(&mut whole, rows, outputs);
@@ -331,6 +278,14 @@ mod tests {
                     let expected = definition(&wide, -5, &bias, &w, rows, inputs);
                     let input = Input { codes: Codes::I8(&a), zero_point: -5, bias: Some(&bias) };
                     assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {inputs} {outputs}");
+                    let w: Vec<i8> = w.iter().map(|w| w >> 4).collect();
+                    let expected = definition(&wide, -5, &bias, &w, rows, inputs);
+                    let packed = PackedI4::new(&w, outputs, inputs);
+                    assert_eq!(
+                        sums(isa, input, &packed, rows),
+                        expected,
+                        "{isa} i4 {rows} {inputs} {outputs}"
+                    );
                 }
             }
         }

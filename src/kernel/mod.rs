@@ -5,6 +5,7 @@
 //! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
 //! stays within the error that its page states (floats).
 
+mod elementwise;
 mod int8;
 mod isa;
 mod matrix;
@@ -15,13 +16,15 @@ mod scalar;
 mod sparse;
 mod tail;
 mod tiles;
+mod weights;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use int8::{Codes, Input, PackedI8, Scratch8, multiply_codes};
+pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
+pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use pool::Pool;
@@ -31,3 +34,4 @@ pub use sparse::{
     TwoOfFour, TwoOfFourCodes,
 };
 pub use tail::{Fused, Tail};
+pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

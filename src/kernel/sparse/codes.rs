@@ -16,9 +16,10 @@ use std::ops::Range;
 use super::code_windows::{CodeWindows, WINDOW};
 use super::csr::{Column, Csr};
 use super::real::worth_sharing;
-use crate::kernel::int8::{Codes, Input, finish};
+use crate::kernel::elementwise::{Work, with};
+use crate::kernel::int8::{Codes, Input};
 use crate::kernel::pack::pack;
-use crate::kernel::tail::Tail;
+use crate::kernel::tail::{Finish, Tail};
 use crate::kernel::tiles::PANEL;
 use crate::kernel::{Isa, Matrix, Pool};
 
@@ -271,7 +272,23 @@ pub(super) fn each_panel(
             }
         }
         let mut end = tail.panel(column, used, column - panels.start * PANEL);
-        finish(isa, &mut end, &sums[..rows.len()], rows.start);
+        with(isa, End { end: &mut end, sums: &sums[..rows.len()], row: rows.start });
+    }
+}
+
+/// The last step of a panel, compiled for each set of instructions.
+struct End<'e, 't> {
+    end: &'e mut Finish<'t>,
+    sums: &'e [[i32; PANEL]],
+    row: usize,
+}
+
+impl Work for End<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.end.run(self.sums, self.row);
     }
 }
 

@@ -39,7 +39,6 @@ pub(in crate::kernel) use code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8,
 pub(in crate::kernel) use codes::{CODE_LANES, CodeLine, CodeSums, place};
 pub(in crate::kernel) use csr::{Column, Csr};
 pub(in crate::kernel) use lanes::{LINE, Line};
-pub(in crate::kernel) use rows::many;
 pub(in crate::kernel) use two_of_four::{Pairs, Row, TILE};
 pub(in crate::kernel) use two_of_four_codes::{PairCodes, STEP as PAIR_STEP};
 pub(in crate::kernel) use windows::{Slices, WINDOW, slices};
