@@ -33,12 +33,15 @@ pub use rows::SparseRows;
 pub use two_of_four::TwoOfFour;
 pub use two_of_four_codes::TwoOfFourCodes;
 
-// For the folders of the instruction sets.
-pub(in crate::kernel) use blocks::{Lanes, Strips};
-pub(in crate::kernel) use code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice};
-pub(in crate::kernel) use codes::{CODE_LANES, CodeLine, CodeSums, place};
-pub(in crate::kernel) use csr::{Column, Csr};
-pub(in crate::kernel) use lanes::{LINE, Line};
-pub(in crate::kernel) use two_of_four::{Pairs, Row, TILE};
-pub(in crate::kernel) use two_of_four_codes::{PairCodes, STEP as PAIR_STEP};
-pub(in crate::kernel) use windows::{Slices, WINDOW, slices};
+// For the folder of an instruction set. 64-bit Arm runs the definitions, which the compiler turns into NEON.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernel) use {
+    blocks::{Lanes, Strips},
+    code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice},
+    codes::{CODE_LANES, CodeLine, CodeSums, place},
+    csr::{Column, Csr},
+    lanes::{LINE, Line},
+    two_of_four::{Pairs, Row, TILE},
+    two_of_four_codes::{PairCodes, STEP as PAIR_STEP},
+    windows::{Slices, WINDOW, slices},
+};
