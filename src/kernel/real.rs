@@ -55,6 +55,10 @@ pub trait Real:
     #[doc(hidden)]
     fn of_i32(x: i32) -> Self;
 
+    /// `self * factor + term`, rounded once.
+    #[doc(hidden)]
+    fn fused(self, factor: Self, term: Self) -> Self;
+
     /// The nearest integer, ties to even, of a number of magnitude below 2^22.
     #[doc(hidden)]
     fn round_small(self) -> i32;
@@ -88,6 +92,11 @@ macro_rules! real {
             }
 
             #[inline(always)]
+            fn fused(self, factor: Self, term: Self) -> Self {
+                self.mul_add(factor, term)
+            }
+
+            #[inline(always)]
             fn round_small(self) -> i32 {
                 // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits
                 // of the sum are the integer.
@@ -111,7 +120,11 @@ macro_rules! real {
                     Isa::Avx2(cpu) => cpu.$run(job),
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) => cpu.$run(job),
-                    _ => job.run(scalar::real::tile),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon(cpu) => cpu.run_real(job),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::DotProd(cpu) => cpu.run_real(job),
+                    Isa::Scalar => job.run(scalar::real::tile),
                 }
             }
         }

@@ -3,6 +3,9 @@
 //! Written like the others and never run by its authors, who had no such machine: kept small enough
 //! to be right by inspection, and swept by the same tests wherever someone runs them.
 
+mod int8;
+mod real;
+
 /// Proof that this processor has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Neon(());
