@@ -2,7 +2,8 @@
 //! definition is the fused multiply-add, one instruction here, and the sums kept in registers.
 
 use super::{DotProd, Neon};
-use crate::kernel::real::{Job, Real, Step, Sums};
+use crate::kernel::panels::Step;
+use crate::kernel::real::{Job, Real, Sums};
 use crate::kernel::tiles::PANEL;
 
 /// Columns for which a pass over the panel keeps sums.
