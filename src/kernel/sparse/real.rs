@@ -25,7 +25,6 @@ mod sealed {
 
     /// The kernels that are not the same code for both types.
     pub trait Sealed: Real {
-        fn fused(self, a: Self, b: Self) -> Self;
         fn finite(self) -> bool;
         /// See [`rows::one`].
         fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]);
@@ -55,11 +54,6 @@ mod sealed {
 
 macro_rules! real {
     ($t:ty, $blocks_one:ident, $blocks_tile:ident) => {
-        #[inline(always)]
-        fn fused(self, a: Self, b: Self) -> Self {
-            self.mul_add(a, b)
-        }
-
         #[inline(always)]
         fn finite(self) -> bool {
             self.is_finite()
