@@ -1,6 +1,6 @@
 //! Sparse codes: every set of instructions gives the very integers of the plain sum, and of the dense product.
 
-use super::tests::noise;
+use super::tests::{noise, two_of_four};
 use super::*;
 use crate::kernel::{Codes, Fused, Input, Isa, MatrixMut, PackedI8, Pool, Scratch8, Tail, multiply_codes};
 use proptest::prelude::*;
@@ -18,7 +18,14 @@ fn weights(outputs: usize, inputs: usize, density: f64) -> Vec<i8> {
 }
 
 fn check(outputs: usize, inputs: usize, density: f64, batches: &[usize]) {
-    let w = weights(outputs, inputs, density);
+    let all = weights(outputs, inputs, density);
+    let pairs = two_of_four(all.clone(), inputs);
+    for (w, two) in [(all, false), (pairs, true)] {
+        check_weights(&w, two, (outputs, inputs), batches);
+    }
+}
+
+fn check_weights(w: &[i8], two: bool, (outputs, inputs): (usize, usize), batches: &[usize]) {
     let mut value = noise(12);
     let bias: Vec<i32> = (0..outputs).map(|_| (value() * 1e9) as i32).collect();
     let pool = Pool::new(3);
@@ -40,12 +47,22 @@ fn check(outputs: usize, inputs: usize, density: f64, batches: &[usize]) {
                 })
                 .collect();
             for isa in Isa::available() {
-                let sparse = SparseCodes::new(isa, &w, outputs, inputs);
+                let sparse = SparseCodes::new(isa, w, outputs, inputs);
+                let pairs = TwoOfFourCodes::new(isa, w, outputs, inputs);
+                assert!(pairs.is_some() || !two);
                 for pool in [&Pool::single(), &pool] {
+                    let name = format!("{isa} {outputs}x{inputs} batch {batch}");
+                    let input = Input { codes, zero_point, bias: Some(&bias) };
+                    if let Some(pairs) = &pairs {
+                        let mut sums = vec![i32::MIN; batch * outputs];
+                        let tail = Tail::Sums { out: MatrixMut::new(&mut sums, batch, outputs) };
+                        pairs.multiply(pool, input, tail, &mut scratch);
+                        assert_eq!(sums, expected, "2:4 {name}");
+                    }
                     let mut sums = vec![i32::MIN; batch * outputs];
                     let tail = Tail::Sums { out: MatrixMut::new(&mut sums, batch, outputs) };
-                    sparse.multiply(pool, Input { codes, zero_point, bias: Some(&bias) }, tail, &mut scratch);
-                    assert_eq!(sums, expected, "{isa} {outputs}x{inputs} density {density} batch {batch}");
+                    sparse.multiply(pool, input, tail, &mut scratch);
+                    assert_eq!(sums, expected, "{name}");
                 }
             }
         }

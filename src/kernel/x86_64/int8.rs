@@ -8,7 +8,6 @@ use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
 use crate::kernel::int8::{Job, Sums};
-use crate::kernel::tail::Finish;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
 
@@ -27,17 +26,6 @@ macro_rules! products {
 
                 // SAFETY: `self` proves the instructions.
                 unsafe { run(job) }
-            }
-
-            /// [`Finish::run`], compiled for this instruction set.
-            pub(in crate::kernel) fn finish(self, tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-                #[target_feature(enable = $features)]
-                fn finish(tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-                    tail.run(sums, row);
-                }
-
-                // SAFETY: `self` proves the instructions.
-                unsafe { finish(tail, sums, row) }
             }
 
             /// The product with weights of half a byte.
