@@ -3,34 +3,34 @@
 use crate::error::{Error, Result};
 use crate::float::Float;
 
-/// A closed interval of finite numbers, `min <= max`.
+/// A closed interval of finite numbers, `lo <= hi`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "(F, F)", into = "(F, F)"))]
 #[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
 pub struct Range<F> {
-    min: F,
-    max: F,
+    lo: F,
+    hi: F,
 }
 
 impl<F: Float> Range<F> {
     /// From the least to the largest number.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if `min > max`.
-    pub fn new(min: F, max: F) -> Result<Self> {
-        for (index, value) in [min, max].into_iter().enumerate() {
+    /// [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if `lo > hi`.
+    pub fn new(lo: F, hi: F) -> Result<Self> {
+        for (index, value) in [lo, hi].into_iter().enumerate() {
             if !value.is_finite() {
                 return Err(Error::NotFinite { what: "range", index: vec![index], value: value.as_f64() });
             }
         }
-        if min > max {
+        if lo > hi {
             return Err(Error::Unsupported {
                 what: "range",
-                reason: format!("its lower end {min} is above its upper end {max}"),
+                reason: format!("its lower end {lo} is above its upper end {hi}"),
             });
         }
-        Ok(Self { min, max })
+        Ok(Self { lo, hi })
     }
 
     /// The least and the largest finite number of `values`; NaN and infinity are left out.
@@ -46,34 +46,34 @@ impl<F: Float> Range<F> {
         if min > max {
             return Err(Error::Empty { what: "the finite part of the values" });
         }
-        Ok(Self { min, max })
+        Ok(Self { lo: min, hi: max })
     }
 
     /// Its lower end.
-    pub fn min(self) -> F {
-        self.min
+    pub fn lo(self) -> F {
+        self.lo
     }
 
     /// Its upper end.
-    pub fn max(self) -> F {
-        self.max
+    pub fn hi(self) -> F {
+        self.hi
     }
 
     /// Widened to include 0, which every scheme represents exactly.
     #[must_use]
     pub fn with_zero(self) -> Self {
-        Self { min: self.min.min(F::zero()), max: self.max.max(F::zero()) }
+        Self { lo: self.lo.min(F::zero()), hi: self.hi.max(F::zero()) }
     }
 
     pub(crate) fn zero() -> Self {
-        Self { min: F::zero(), max: F::zero() }
+        Self { lo: F::zero(), hi: F::zero() }
     }
 
     /// Widens to include `values`, which are finite.
     pub(crate) fn cover(&mut self, values: &[F]) {
         // Plain comparisons over independent lanes: `min` has a rule for NaN that costs.
         const LANES: usize = 16;
-        let (mut min, mut max) = ([self.min; LANES], [self.max; LANES]);
+        let (mut min, mut max) = ([self.lo; LANES], [self.hi; LANES]);
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
             for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(chunk) {
@@ -86,12 +86,12 @@ impl<F: Float> Range<F> {
 
     #[inline]
     pub(crate) fn cover_one(&mut self, x: F) {
-        self.min = if x < self.min { x } else { self.min };
-        self.max = if x > self.max { x } else { self.max };
+        self.lo = if x < self.lo { x } else { self.lo };
+        self.hi = if x > self.hi { x } else { self.hi };
     }
 
     pub(crate) fn unit() -> Self {
-        Self { min: -F::one(), max: F::one() }
+        Self { lo: -F::one(), hi: F::one() }
     }
 }
 
@@ -105,7 +105,7 @@ impl<F: Float> TryFrom<(F, F)> for Range<F> {
 
 impl<F> From<Range<F>> for (F, F) {
     fn from(range: Range<F>) -> Self {
-        (range.min, range.max)
+        (range.lo, range.hi)
     }
 }
 

@@ -3,12 +3,10 @@
 pub(crate) mod bits;
 pub mod mask;
 pub mod packed;
-
-pub use mask::Mask;
-pub use packed::PackedInts;
 pub mod sparse;
 
 pub use mask::Mask;
+pub use packed::PackedInts;
 pub use sparse::SparseTensor;
 
 /// A tensor seen as a matrix: the first axis counts rows, all others together are columns.
