@@ -130,8 +130,8 @@ proptest! {
     }
 
     #[test]
-    fn order_is_preserved(scheme in schemes(), weights in laws::weights()) {
-        prop_assume!(!matches!(scheme.rounding(), Rounding::Stochastic { .. }));
+    fn order_is_preserved(scheme in schemes(), rounding in any_of(&ROUNDINGS[..5]), weights in laws::weights()) {
+        let scheme = scheme.with_rounding(rounding);
         let tensor = UniformQuantizer::new(scheme.per_tensor()).compress(weights.view()).unwrap();
         let mut pairs: Vec<_> = weights.iter().copied().zip(tensor.codes()).collect();
         pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -139,8 +139,10 @@ proptest! {
     }
 
     #[test]
-    fn what_codes_stand_for_has_the_same_codes(scheme in schemes(), weights in laws::weights()) {
-        prop_assume!(largest_error(scheme.rounding()) == 0.5);
+    fn what_codes_stand_for_has_the_same_codes(
+        scheme in schemes(), nearest in any_of(&ROUNDINGS[..4]), weights in laws::weights(),
+    ) {
+        let scheme = scheme.with_rounding(nearest);
         let once = UniformQuantizer::new(scheme).compress(weights.view()).unwrap();
         let again = once.decompress().unwrap();
         prop_assert_eq!(QuantizedTensor::with_params(scheme, &once.params(), again.view()).unwrap(), once);
@@ -264,7 +266,7 @@ fn an_engine_gets_bytes() {
     let compress = |scheme| UniformQuantizer::new(scheme).compress(weights.view()).unwrap();
     assert_eq!(compress(Scheme::default()).packed().to_i8().unwrap(), [127, -127, 65]);
     assert_eq!(compress(Scheme::symmetric(4).unwrap()).packed().to_i8().unwrap(), [7, -7, 4]);
-    assert_eq!(compress(Scheme::uint8_affine()).packed().to_u8().unwrap(), [255, 0, 193]);
+    assert_eq!(compress(Scheme::uint8_affine()).packed().to_u8().unwrap(), [255, 1, 193]);
     assert_eq!(compress(Scheme::uint8_affine()).packed().to_i8(), None);
     assert_eq!(compress(Scheme::symmetric(16).unwrap()).packed().to_i8(), None);
 }
