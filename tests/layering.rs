@@ -65,7 +65,9 @@ fn imports(code: &str) -> Vec<String> {
             }
         }
     }
-    let word = |name: &&str| -> String { name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let word = |name: &&str| -> String {
+        name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
     names.iter().map(word).filter(|name| !name.is_empty()).collect()
 }
 
@@ -77,7 +79,15 @@ fn no_module_imports_from_above() {
     let mut wrong = Vec::new();
     for file in &files {
         let path = file.strip_prefix(&root).unwrap();
-        let module = path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let module = path
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
         if module == "lib" {
             continue;
         }
@@ -88,8 +98,14 @@ fn no_module_imports_from_above() {
         for name in imports(&code(&fs::read_to_string(file).unwrap())) {
             match layer(&name) {
                 Some(other) if other < own || name == module => {}
-                Some(_) => wrong.push(format!("{}: imports `crate::{name}`, which lies above or beside `{module}`", path.display())),
-                None => wrong.push(format!("{}: imports `crate::{name}` by its re-export; name the module", path.display())),
+                Some(_) => wrong.push(format!(
+                    "{}: imports `crate::{name}`, which lies above or beside `{module}`",
+                    path.display()
+                )),
+                None => wrong.push(format!(
+                    "{}: imports `crate::{name}` by its re-export; name the module",
+                    path.display()
+                )),
             }
         }
     }
