@@ -1,5 +1,7 @@
 //! The numbers of other runtimes, to the bit: ONNX Runtime 1.32, PyTorch 2.15, torchao 0.18, TFLite.
 
+#![allow(clippy::excessive_precision)] // the digits of the sources, whose bits are checked below
+
 use ndarray::{Array2, array};
 use trimnet::Compressed;
 use trimnet::quantize::{

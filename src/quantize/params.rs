@@ -3,34 +3,34 @@
 use crate::error::{Error, Result};
 use crate::float::Float;
 
-/// A closed interval of finite numbers, `lo <= hi`.
+/// A closed interval of finite numbers, `min <= max`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "(F, F)", into = "(F, F)"))]
 #[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
 pub struct Range<F> {
-    lo: F,
-    hi: F,
+    min: F,
+    max: F,
 }
 
 impl<F: Float> Range<F> {
     /// From the least to the largest number.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if `lo > hi`.
-    pub fn new(lo: F, hi: F) -> Result<Self> {
-        for (index, value) in [lo, hi].into_iter().enumerate() {
+    /// [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if `min > max`.
+    pub fn new(min: F, max: F) -> Result<Self> {
+        for (index, value) in [min, max].into_iter().enumerate() {
             if !value.is_finite() {
                 return Err(Error::NotFinite { what: "range", index: vec![index], value: value.as_f64() });
             }
         }
-        if lo > hi {
+        if min > max {
             return Err(Error::Unsupported {
                 what: "range",
-                reason: format!("its lower end {lo} is above its upper end {hi}"),
+                reason: format!("its lower end {min} is above its upper end {max}"),
             });
         }
-        Ok(Self { lo, hi })
+        Ok(Self { min, max })
     }
 
     /// The least and the largest finite number of `values`; NaN and infinity are left out.
@@ -46,34 +46,34 @@ impl<F: Float> Range<F> {
         if min > max {
             return Err(Error::Empty { what: "the finite part of the values" });
         }
-        Ok(Self { lo: min, hi: max })
+        Ok(Self { min, max })
     }
 
     /// Its lower end.
-    pub fn lo(self) -> F {
-        self.lo
+    pub fn min(self) -> F {
+        self.min
     }
 
     /// Its upper end.
-    pub fn hi(self) -> F {
-        self.hi
+    pub fn max(self) -> F {
+        self.max
     }
 
     /// Widened to include 0, which every scheme represents exactly.
     #[must_use]
     pub fn with_zero(self) -> Self {
-        Self { lo: self.lo.min(F::zero()), hi: self.hi.max(F::zero()) }
+        Self { min: self.min.min(F::zero()), max: self.max.max(F::zero()) }
     }
 
     pub(crate) fn zero() -> Self {
-        Self { lo: F::zero(), hi: F::zero() }
+        Self { min: F::zero(), max: F::zero() }
     }
 
     /// Widens to include `values`, which are finite.
     pub(crate) fn cover(&mut self, values: &[F]) {
         // Plain comparisons over independent lanes: `min` has a rule for NaN that costs.
         const LANES: usize = 16;
-        let (mut min, mut max) = ([self.lo; LANES], [self.hi; LANES]);
+        let (mut min, mut max) = ([self.min; LANES], [self.max; LANES]);
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
             for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(chunk) {
@@ -86,12 +86,12 @@ impl<F: Float> Range<F> {
 
     #[inline]
     pub(crate) fn cover_one(&mut self, x: F) {
-        self.lo = if x < self.lo { x } else { self.lo };
-        self.hi = if x > self.hi { x } else { self.hi };
+        self.min = if x < self.min { x } else { self.min };
+        self.max = if x > self.max { x } else { self.max };
     }
 
     pub(crate) fn unit() -> Self {
-        Self { lo: -F::one(), hi: F::one() }
+        Self { min: -F::one(), max: F::one() }
     }
 }
 
@@ -105,7 +105,7 @@ impl<F: Float> TryFrom<(F, F)> for Range<F> {
 
 impl<F> From<Range<F>> for (F, F) {
     fn from(range: Range<F>) -> Self {
-        (range.lo, range.hi)
+        (range.min, range.max)
     }
 }
 

@@ -382,7 +382,7 @@ impl Scheme {
     /// The scale by the rule alone, possibly 0 or subnormal.
     fn raw_params<F: Float>(&self, range: Range<F>) -> QuantParams<F> {
         let (qmin, qmax) = (f64::from(self.qmin()), f64::from(self.qmax()));
-        let (lo, hi) = (range.lo(), range.hi());
+        let (lo, hi) = (range.min(), range.max());
         let (lo64, hi64) = (lo.as_f64(), hi.as_f64());
         // Dividing twice only where the width overflows: everywhere else the runtimes divide once.
         let wide = |width: F, n: F| if width.is_finite() { width / n } else { hi / n - lo / n };
@@ -404,11 +404,13 @@ impl Scheme {
     fn zero_point<F: Float>(&self, range: Range<F>, exact: f64, scale: F) -> i32 {
         let (qmin, qmax) = (self.qmin(), self.qmax());
         let (low, high) = (F::of(qmin.into()), F::of(qmax.into()));
-        let steps = range.lo() / scale; // 0 / 0 where the range is empty: the cast below makes it 0
+        let steps = range.min() / scale; // 0 / 0 where the range is empty: the cast below makes it 0
         let zero_point = match self.rule {
             ScaleRule::Symmetric => ((f64::from(qmin) + f64::from(qmax)) / 2.0).round_ties_even(),
             ScaleRule::SymmetricNoClipping => 0.0,
-            ScaleRule::AffineOnnxRuntime => (f64::from(qmin) - range.lo().as_f64() / exact).round_ties_even(),
+            ScaleRule::AffineOnnxRuntime => {
+                (f64::from(qmin) - range.min().as_f64() / exact).round_ties_even()
+            }
             ScaleRule::AffineTorch => (low - steps.round_half_even()).as_f64(),
             ScaleRule::AffineDynamic => (low - steps).max(low).min(high).round_half_even().as_f64(),
         };
