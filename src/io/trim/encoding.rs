@@ -316,7 +316,9 @@ impl<T: Element> Search<'_, T> {
         } else if let Some((_, layout)) = fixed.min() {
             offer(layout, self.grid(0, false));
         }
-        let allows = |layout| self.options.layouts.contains(&layout) && n > 0;
+        // Floats without a zero among them have no mask to code.
+        let masked = !matches!(survivors, Survivors::Floats(values) if values.len() == n);
+        let allows = |layout| self.options.layouts.contains(&layout) && n > 0 && masked;
         let mixes = allows(Layout::Mixed) && n <= self.options.mixed_max;
         if mixes {
             for stride in self.options.strides(self.rows, self.cols) {
