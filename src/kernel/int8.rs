@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::Isa;
 use super::pack::pack_codes;
-use super::tail::{Finish, Tail};
+use super::tail::{Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 use super::weights::{PackedCodes, Step};
 
@@ -48,6 +48,7 @@ impl Codes<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch8 {
     rows: Vec<u32>,
+    sums: Sums,
 }
 
 /// The input of a product.
@@ -103,35 +104,67 @@ pub fn multiply_codes<S: Step>(
     let depth = inputs.div_ceil(4);
     let (tile_rows, width) = (tile_rows(isa), depth * words(isa));
     let block = (BLOCK_BYTES / (4 * width.max(1))).next_multiple_of(tile_rows).max(tile_rows);
-    let mut sums: Sums = [[0; PANEL]; MAX_ROWS];
+    let Scratch8 { rows: memory, sums } = scratch;
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
-        scratch.rows.resize(scratch.rows.len().max(count * width), 0);
-        let packed = &mut scratch.rows[..count * width];
+        memory.resize(memory.len().max(count * width), 0);
+        let packed = &mut memory[..count * width];
         for tile in Tiles::new(count, tile_rows) {
-            let from = (first + tile.start) * inputs;
-            let to = (first + tile.end) * inputs;
+            let codes = (first + tile.start) * inputs..(first + tile.end) * inputs;
             let target = &mut packed[tile.start * width..tile.end * width];
             match input.codes {
-                Codes::U8(codes) => pack_codes(isa, &codes[from..to], inputs, flip, target),
-                Codes::I8(codes) => pack_codes(isa, as_bytes(&codes[from..to]), inputs, flip, target),
+                Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, target),
+                Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, target),
             }
         }
-        for panel in panels.clone() {
-            let steps = &weights.steps[panel * depth..(panel + 1) * depth];
+        let (panels, bias, tail) = (panels.clone(), input.bias, &mut tail);
+        S::run(
+            isa,
+            Job { weights, panels, bias, zero_point, packed, width, first, count, tile_rows, tail, sums },
+        );
+    }
+}
+
+/// A block of packed rows to be multiplied by some panels.
+pub struct Job<'j, 't, S> {
+    weights: &'j PackedCodes<S>,
+    panels: Range<usize>,
+    bias: Option<&'j [i32]>,
+    zero_point: i32,
+    packed: &'j [u32],
+    /// Words of `packed` for one row.
+    width: usize,
+    /// First row of the block.
+    first: usize,
+    /// Its rows.
+    count: usize,
+    tile_rows: usize,
+    tail: &'j mut Tail<'t>,
+    sums: &'j mut Sums,
+}
+
+impl<S: Step> Job<'_, '_, S> {
+    /// Does it, with `tile(rows, columns, a, steps, start, sums)` for one tile of sums. Inlined into one function
+    /// for each instruction set.
+    #[inline(always)]
+    pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums)) {
+        let depth = self.weights.inputs().div_ceil(4);
+        for panel in self.panels.clone() {
+            let steps = &self.weights.steps[panel * depth..(panel + 1) * depth];
             let column = panel * PANEL;
-            let used = PANEL.min(weights.outputs() - column);
-            let mut start = weights.column_sums[panel].map(|sum| sum.wrapping_mul(zero_point).wrapping_neg());
-            if let Some(bias) = input.bias {
-                for (start, &bias) in start.iter_mut().zip(&bias[column..column + used]) {
-                    *start = start.wrapping_add(bias);
-                }
+            let used = PANEL.min(self.weights.outputs() - column);
+            let mut start = [0; PANEL];
+            if let Some(bias) = self.bias {
+                start = padded(&bias[column..column + used]);
             }
-            let mut finish = tail.panel(column, used, column - panels.start * PANEL);
-            for tile in Tiles::new(count, tile_rows) {
-                let a = &packed[tile.start * width..tile.end * width];
-                S::tile(isa, tile.len(), used, a, steps, &start, &mut sums);
-                run(isa, &mut finish, &sums[..tile.len()], first + tile.start);
+            for (start, &sum) in start.iter_mut().zip(&self.weights.column_sums[panel]) {
+                *start = start.wrapping_sub(sum.wrapping_mul(self.zero_point));
+            }
+            let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
+            for rows in Tiles::new(self.count, self.tile_rows) {
+                let a = &self.packed[rows.start * self.width..rows.end * self.width];
+                tile(rows.len(), used, a, steps, &start, self.sums);
+                finish.run(&self.sums[..rows.len()], self.first + rows.start);
             }
         }
     }
@@ -154,17 +187,6 @@ fn words(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => 2,
         _ => 1,
-    }
-}
-
-/// Sends the sums of a tile through the tail.
-fn run(isa: Isa, finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.finish(finish, sums, row),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.finish(finish, sums, row),
-        _ => finish.run(sums, row),
     }
 }
 

@@ -5,6 +5,7 @@
 //! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
 //! stays within the error that its page states (floats).
 
+mod elementwise;
 mod int8;
 mod isa;
 mod matrix;
@@ -22,6 +23,7 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};

@@ -15,7 +15,7 @@ impl Plain for f32 {
     fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) => {
+            Isa::Avx512(cpu) if from.rows() > 4 => {
                 let rows = Rows {
                     data: bytes(from.data()),
                     stride: 4 * from.row_stride(),
@@ -34,7 +34,7 @@ impl Plain for f64 {
     fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) => {
+            Isa::Avx512(cpu) if from.rows() > 4 => {
                 let rows = Rows {
                     data: bytes(from.data()),
                     stride: 8 * from.row_stride(),
@@ -83,7 +83,7 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packe
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => scalar::int8::pack_wide(codes, inputs, flip, packed),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => {
+        Isa::Avx512(cpu) if rows > 4 => {
             cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, flip, packed, rows);
         }
         _ => scalar::int8::pack(codes, inputs, flip, packed),
@@ -100,7 +100,9 @@ pub(super) fn pack<T: Plain>(isa: Isa, from: Matrix<'_, T>, into: &mut [T], widt
     if rows == 0 || from.columns() == 0 {
         return;
     }
-    if from.row_stride() == 1 {
+    if rows == 1 && width == 1 && from.column_stride() == 1 {
+        into.copy_from_slice(&from.data()[..from.columns()]);
+    } else if from.row_stride() == 1 {
         copy_columns(from, into, width);
     } else if from.column_stride() == 1 {
         T::pack_rows(isa, from, into, width);

@@ -19,7 +19,7 @@ use super::Isa;
 use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
 use super::scalar;
-use super::tail::Fused;
+use super::tail::{Fused, padded, store};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
@@ -31,7 +31,7 @@ pub(super) type Sums<F> = [[F; PANEL]; MAX_ROWS];
 /// One input of 32 columns, on cache lines of its own.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step<F>(pub(super) [F; PANEL]);
+pub(super) struct Step<F>(pub(super) [F; PANEL]);
 
 /// The numbers that the kernels multiply: `f32` and `f64`.
 pub trait Real:
@@ -42,19 +42,30 @@ pub trait Real:
     + Sync
     + std::ops::Add<Output = Self>
     + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
     + 'static
 {
+    #[doc(hidden)]
+    const INFINITY: Self;
+
+    #[doc(hidden)]
+    const NEG_INFINITY: Self;
+
+    /// The nearest value of this type.
+    #[doc(hidden)]
+    fn of_i32(x: i32) -> Self;
+
+    /// The nearest integer, ties to even, of a number of magnitude below 2^22.
+    #[doc(hidden)]
+    fn round_small(self) -> i32;
+
     /// Rows of the register tile.
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
 
-    /// `sums[i][j] = sum over k of a[k][i] * w[k][j]`, `a` packed as `[k][rows]`.
+    /// Multiplies a block of rows.
     #[doc(hidden)]
-    fn tile(isa: Isa, rows: usize, columns: usize, a: &[Self], steps: &[Step<Self>], sums: &mut Sums<Self>);
-
-    /// Adds, activates and stores a tile.
-    #[doc(hidden)]
-    fn finish(isa: Isa, finish: &mut Finish<'_, Self>, sums: &[[Self; PANEL]], row: usize);
+    fn run(isa: Isa, job: Job<'_, '_, Self>);
 }
 
 mod sealed {
@@ -66,8 +77,24 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $tile:ident, $finish:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
+            const INFINITY: Self = Self::INFINITY;
+            const NEG_INFINITY: Self = Self::NEG_INFINITY;
+
+            #[inline(always)]
+            fn of_i32(x: i32) -> Self {
+                x as Self
+            }
+
+            #[inline(always)]
+            fn round_small(self) -> i32 {
+                // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits
+                // of the sum are the integer.
+                let round: Self = $round;
+                (self + round).to_bits().wrapping_sub(round.to_bits()) as i32
+            }
+
             fn tile_rows(isa: Isa) -> usize {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -78,38 +105,21 @@ macro_rules! real {
                 }
             }
 
-            fn tile(
-                isa: Isa,
-                rows: usize,
-                columns: usize,
-                a: &[Self],
-                steps: &[Step<Self>],
-                sums: &mut Sums<Self>,
-            ) {
+            fn run(isa: Isa, job: Job<'_, '_, Self>) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2(cpu) => cpu.$tile(rows, columns, a, steps, sums),
+                    Isa::Avx2(cpu) => cpu.$run(job),
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512(cpu) => cpu.$tile(rows, columns, a, steps, sums),
-                    _ => scalar::real::tile(rows, a, steps, sums),
-                }
-            }
-
-            fn finish(isa: Isa, finish: &mut Finish<'_, Self>, sums: &[[Self; PANEL]], row: usize) {
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2(cpu) => cpu.$finish(finish, sums, row),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512(cpu) => cpu.$finish(finish, sums, row),
-                    _ => finish.run(sums, row),
+                    Isa::Avx512(cpu) => cpu.$run(job),
+                    _ => job.run(scalar::real::tile),
                 }
             }
         }
     };
 }
 
-real!(f32, tile_f32, finish_f32, avx2: 6, avx512: 14);
-real!(f64, tile_f64, finish_f64, avx2: 6, avx512: 7);
+real!(f32, 12_582_912.0, run_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, avx2: 6, avx512: 7);
 
 /// Weights packed for the product.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,11 +167,12 @@ impl<F: Real> PackedReal<F> {
 pub struct ScratchReal<F> {
     rows: Vec<F>,
     panel: Vec<Step<F>>,
+    sums: Sums<F>,
 }
 
-impl<F> Default for ScratchReal<F> {
+impl<F: Real> Default for ScratchReal<F> {
     fn default() -> Self {
-        Self { rows: Vec::new(), panel: Vec::new() }
+        Self { rows: Vec::new(), panel: Vec::new(), sums: [[F::default(); PANEL]; MAX_ROWS] }
     }
 }
 
@@ -199,15 +210,9 @@ pub fn multiply<F: Real>(
     assert_eq!(bias.map_or(outputs, <[_]>::len), outputs, "bias of {outputs} outputs");
     assert_eq!((x.rows(), x.columns()), (y.rows(), weights.inputs), "shape of the input");
     assert_eq!(y.columns(), columns, "columns of the result");
-    let inputs = weights.inputs;
-    let add = bias.map_or(Add::Nothing, |bias| Add::Bias(bias, panels.start * PANEL));
-    let mut job = Job { isa, x, columns, add, activation, y, rows: &mut scratch.rows };
-    job.blocks(|job, block| {
-        for panel in panels.clone() {
-            let steps = &weights.steps[panel * inputs..(panel + 1) * inputs];
-            job.panel(&block, (panel - panels.start) * PANEL, steps);
-        }
-    });
+    let add = bias.map_or(Add::Nothing, |bias| Add::Bias(&bias[(panels.start * PANEL).min(outputs)..]));
+    let steps = Steps::Packed(&weights.steps[panels.start * weights.inputs..panels.end * weights.inputs]);
+    blocks(isa, x, steps, add, activation, y, &mut scratch.rows, &mut scratch.sums);
 }
 
 /// Whether a product replaces what the result holds, or is added to it.
@@ -248,74 +253,117 @@ pub fn product<F: Real>(
         (c.rows(), b.rows(), c.columns()),
         "shapes of a product"
     );
-    let (depth, columns) = (a.columns(), b.columns());
+    let depth = a.columns();
     let add = if update == Update::Add { Add::Result } else { Add::Nothing };
-    let mut job = Job { isa, x: a, columns, add, activation: Fused::Identity, y: c, rows: &mut scratch.rows };
-    let weights = b.transposed();
-    let panel_memory = &mut scratch.panel;
-    panel_memory.resize(panel_memory.len().max(depth), Step([F::default(); PANEL]));
-    let steps = &mut panel_memory[..depth];
-    job.blocks(|job, block| {
-        for panel in 0..columns.div_ceil(PANEL) {
-            pack_panel(isa, weights, panel, steps);
-            job.panel(&block, panel * PANEL, steps);
-        }
-    });
+    let ScratchReal { rows, panel, sums } = scratch;
+    panel.resize(panel.len().max(depth), Step([F::default(); PANEL]));
+    let steps = Steps::Loose(b.transposed(), &mut panel[..depth]);
+    blocks(isa, a, steps, add, Fused::Identity, c, rows, sums);
 }
 
-/// One call: input, output and what happens in between.
-struct Job<'j, F> {
+/// Packs one block of rows after the other, and multiplies each.
+#[expect(clippy::too_many_arguments)]
+fn blocks<F: Real>(
     isa: Isa,
-    x: Matrix<'j, F>,
-    columns: usize,
+    x: Matrix<'_, F>,
+    mut steps: Steps<'_, F>,
+    add: Add<'_, F>,
+    activation: Fused,
+    mut y: MatrixMut<'_, F>,
+    memory: &mut Vec<F>,
+    sums: &mut Sums<F>,
+) {
+    let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
+    // At least 128 rows, so that the panels that `product` packs for each block pay.
+    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(128).next_multiple_of(tile_rows);
+    for first in (0..rows).step_by(block) {
+        let count = block.min(rows - first);
+        memory.resize(memory.len().max(count * depth), F::default());
+        for tile in Tiles::new(count, tile_rows) {
+            let rows = x.row_range(first + tile.start, tile.len());
+            pack(isa, rows, &mut memory[tile.start * depth..tile.end * depth], tile.len());
+        }
+        let (packed, steps, y) = (&memory[..count * depth], &mut steps, y.reborrow());
+        F::run(isa, Job { isa, packed, depth, first, count, tile_rows, steps, add, activation, y, sums });
+    }
+}
+
+/// A block of packed rows to be multiplied by some panels.
+pub struct Job<'j, 's, F> {
+    isa: Isa,
+    packed: &'j [F],
+    depth: usize,
+    /// First row of the block.
+    first: usize,
+    /// Its rows.
+    count: usize,
+    tile_rows: usize,
+    steps: &'j mut Steps<'s, F>,
     add: Add<'j, F>,
     activation: Fused,
     y: MatrixMut<'j, F>,
-    rows: &'j mut Vec<F>,
+    sums: &'j mut Sums<F>,
 }
 
+/// The panels of a product.
+enum Steps<'s, F> {
+    /// One after the other.
+    Packed(&'s [Step<F>]),
+    /// Weights yet to be packed, and the memory for one panel.
+    Loose(Matrix<'s, F>, &'s mut [Step<F>]),
+}
+
+/// What is added to a sum.
 #[derive(Clone, Copy)]
-enum Add<'j, F> {
+enum Add<'a, F> {
     Nothing,
-    /// Of all outputs, and which of them the first column of the result is.
-    Bias(&'j [F], usize),
+    /// A number of each column.
+    Bias(&'a [F]),
+    /// What the result holds.
     Result,
 }
 
-impl<F: Real> Job<'_, F> {
-    /// Packs one block of rows after the other, and calls `work` for each.
-    fn blocks(&mut self, mut work: impl FnMut(&mut Self, Range<usize>)) {
-        let (rows, depth) = (self.x.rows(), self.x.columns());
-        let most = F::tile_rows(self.isa);
-        // At least 128 rows, so that the panels that `product` packs for each block pay.
-        let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(128).next_multiple_of(most);
-        for first in (0..rows).step_by(block) {
-            let block = first..rows.min(first + block);
-            let size = block.len() * depth;
-            self.rows.resize(self.rows.len().max(size), F::default());
-            for tile in Tiles::new(block.len(), most) {
-                let rows = self.x.row_range(first + tile.start, tile.len());
-                let target = &mut self.rows[tile.start * depth..tile.end * depth];
-                pack(self.isa, rows, target, tile.len());
+impl<F: Real> Job<'_, '_, F> {
+    /// Does it, with `tile(rows, columns, a, steps, sums)` for one tile of sums. Inlined into one function for each
+    /// instruction set.
+    #[inline(always)]
+    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], &[Step<F>], &mut Sums<F>)) {
+        let columns = self.y.columns();
+        for panel in 0..columns.div_ceil(PANEL) {
+            let steps: &[Step<F>] = match self.steps {
+                Steps::Packed(all) => &all[panel * self.depth..(panel + 1) * self.depth],
+                Steps::Loose(weights, memory) => {
+                    pack_panel(self.isa, *weights, panel, memory);
+                    memory
+                }
+            };
+            let at = panel * PANEL;
+            let used = PANEL.min(columns - at);
+            let bias = match self.add {
+                Add::Bias(all) => padded(&all[at..at + used]),
+                Add::Nothing | Add::Result => [F::default(); PANEL],
+            };
+            for rows in Tiles::new(self.count, self.tile_rows) {
+                let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
+                tile(rows.len(), used, a, steps, self.sums);
+                for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
+                    let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
+                    let mut values = *sums;
+                    if matches!(self.add, Add::Result) {
+                        for (value, &y) in values.iter_mut().zip(y.iter()) {
+                            *value = y + *value;
+                        }
+                    } else {
+                        for (value, &bias) in values.iter_mut().zip(&bias) {
+                            *value = *value + bias;
+                        }
+                    }
+                    if self.activation == Fused::Relu {
+                        values = values.map(|x| if x < F::default() { F::default() } else { x });
+                    }
+                    store(y, &values);
+                }
             }
-            work(self, block);
-        }
-    }
-
-    /// The packed rows times one panel, to the columns of the result from `at` on.
-    fn panel(&mut self, block: &Range<usize>, at: usize, steps: &[Step<F>]) {
-        let used = PANEL.min(self.columns - at);
-        let mut bias = [F::default(); PANEL];
-        if let Add::Bias(all, first) = self.add {
-            bias[..used].copy_from_slice(&all[first + at..first + at + used]);
-        }
-        let (depth, relu, add) = (steps.len(), self.activation, matches!(self.add, Add::Result));
-        let mut finish = Finish { at, used, bias, activation: relu, add, out: self.y.reborrow() };
-        let mut sums = [[F::default(); PANEL]; MAX_ROWS];
-        for tile in Tiles::new(block.len(), F::tile_rows(self.isa)) {
-            let a = &self.rows[tile.start * depth..tile.end * depth];
-            F::tile(self.isa, tile.len(), used, a, steps, &mut sums);
-            F::finish(self.isa, &mut finish, &sums[..tile.len()], block.start + tile.start);
         }
     }
 }
@@ -330,44 +378,6 @@ fn pack_panel<F: Real>(isa: Isa, weights: Matrix<'_, F>, panel: usize, steps: &m
     // SAFETY: a `Step` is `PANEL` numbers without padding: 128 or 256 bytes, a multiple of its alignment.
     let into = unsafe { std::slice::from_raw_parts_mut(steps.as_mut_ptr().cast::<F>(), steps.len() * PANEL) };
     pack(isa, weights.row_range(first, used), into, PANEL);
-}
-
-/// What happens to a tile of sums: made ready for the columns of one panel.
-#[doc(hidden)]
-pub struct Finish<'t, F> {
-    at: usize,
-    used: usize,
-    bias: [F; PANEL],
-    activation: Fused,
-    add: bool,
-    out: MatrixMut<'t, F>,
-}
-
-impl<F: Real> Finish<'_, F> {
-    /// Writes a tile whose first row is `row`. Inlined into one function per instruction set.
-    #[inline(always)]
-    pub(super) fn run(&mut self, sums: &[[F; PANEL]], row: usize) {
-        for (i, sums) in sums.iter().enumerate() {
-            let out = &mut self.out.row_mut(row + i)[self.at..self.at + self.used];
-            let mut values = *sums;
-            if self.add {
-                for (value, &out) in values.iter_mut().zip(out.iter()) {
-                    *value = out + *value;
-                }
-            } else {
-                for (value, &bias) in values.iter_mut().zip(&self.bias) {
-                    *value = *value + bias;
-                }
-            }
-            if self.activation == Fused::Relu {
-                values = values.map(|x| if x < F::default() { F::default() } else { x });
-            }
-            match <&mut [F; PANEL]>::try_from(&mut *out) {
-                Ok(whole) => *whole = values,
-                Err(_) => out.copy_from_slice(&values[..out.len()]),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,8 @@
 //! One piece of code serves every instruction set, compiled once for each: the same bits everywhere.
 
 use super::matrix::MatrixMut;
+use super::real::Real;
 use super::tiles::PANEL;
-
-/// Adding and subtracting it rounds an `f32` of magnitude below 2^22 to an integer, ties to even.
-const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// An activation cheap enough to ride on a product.
 #[non_exhaustive]
@@ -113,6 +111,7 @@ impl Tail<'_> {
     }
 
     /// The tail of one panel: per-column values of `used` columns from `column` on, written from column `at` of the result.
+    #[inline(always)]
     pub(super) fn panel(&mut self, column: usize, used: usize, at: usize) -> Finish<'_> {
         let columns = column..column + used;
         match self {
@@ -141,7 +140,12 @@ impl Tail<'_> {
     }
 }
 
-fn padded<T: Copy + Default>(values: &[T]) -> [T; PANEL] {
+/// The values of a panel, zeros behind them.
+#[inline(always)]
+pub(super) fn padded<T: Copy + Default>(values: &[T]) -> [T; PANEL] {
+    if let Some(whole) = values.first_chunk::<PANEL>() {
+        return *whole;
+    }
     let mut all = [T::default(); PANEL];
     all[..values.len()].copy_from_slice(values);
     all
@@ -209,11 +213,10 @@ impl Finish<'_> {
                     let mut codes = [0; PANEL];
                     for j in 0..PANEL {
                         let real = sums[j] as f32 * factor[j];
-                        // Clamping first gives the same code, and keeps the number small enough for `ROUND`.
+                        // Clamping first gives the same code, and keeps the number small enough to round.
                         let real = if real > *low { real } else { *low };
                         let real = if real < *high { real } else { *high };
-                        let rounded = (real + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
-                        codes[j] = (rounded as i32 + *zero) as u8;
+                        codes[j] = (real.round_small() + *zero) as u8;
                     }
                     store(&mut out.row_mut(row + i)[columns.clone()], &codes);
                 }
@@ -234,7 +237,7 @@ impl Finish<'_> {
 }
 
 #[inline(always)]
-fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
+pub(super) fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
     match <&mut [T; PANEL]>::try_from(&mut *to) {
         Ok(whole) => *whole = *from,
         Err(_) => to.copy_from_slice(&from[..to.len()]),

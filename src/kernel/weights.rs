@@ -9,7 +9,7 @@
 //! Both are zero padded, and come with the sum of the weights of each column.
 
 use super::Isa;
-use super::int8::Sums;
+use super::int8::Job;
 use super::scalar;
 use super::tiles::PANEL;
 
@@ -41,17 +41,9 @@ pub trait Step: sealed::Sealed + Copy + Send + Sync + 'static {
     #[doc(hidden)]
     fn get(&self, column: usize) -> [i8; 4];
 
-    /// `a` packed as `[k / 4][rows]`, `steps` one panel, `sums` the tile that results.
+    /// Multiplies a block of rows.
     #[doc(hidden)]
-    fn tile(
-        isa: Isa,
-        rows: usize,
-        columns: usize,
-        a: &[u32],
-        steps: &[Self],
-        start: &[i32; PANEL],
-        sums: &mut Sums,
-    );
+    fn run(isa: Isa, job: Job<'_, '_, Self>);
 }
 
 mod sealed {
@@ -60,23 +52,15 @@ mod sealed {
     impl Sealed for super::Step4 {}
 }
 
-macro_rules! tile {
+macro_rules! run {
     ($method:ident) => {
-        fn tile(
-            isa: Isa,
-            rows: usize,
-            columns: usize,
-            a: &[u32],
-            steps: &[Self],
-            start: &[i32; PANEL],
-            sums: &mut Sums,
-        ) {
+        fn run(isa: Isa, job: Job<'_, '_, Self>) {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2(cpu) => cpu.$method(rows, columns, a, steps, start, sums),
+                Isa::Avx2(cpu) => cpu.$method(job),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512(cpu) => cpu.$method(rows, columns, a, steps, start, sums),
-                _ => scalar::int8::tile(rows, a, steps, start, sums),
+                Isa::Avx512(cpu) => cpu.$method(job),
+                _ => job.run(scalar::int8::tile),
             }
         }
     };
@@ -94,7 +78,7 @@ impl Step for Step8 {
         self.0[column]
     }
 
-    tile!(tile_i8);
+    run!(run_i8);
 }
 
 impl Step for Step4 {
@@ -113,7 +97,7 @@ impl Step for Step4 {
         self.0[column % 16].map(|byte| (byte >> shift & 15) as i8 - 8)
     }
 
-    tile!(tile_i4);
+    run!(run_i4);
 }
 
 /// Integer weights packed for the product: [`PackedI8`] or [`PackedI4`].

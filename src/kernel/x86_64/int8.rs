@@ -7,52 +7,38 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::int8::Sums;
-use crate::kernel::tail::Finish;
+use crate::kernel::int8::{Job, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
 
-/// The products of one processor: with `i8` weights, with `i4` weights, and their tail.
+/// The products of one processor. What runs between the tiles is compiled for it as well.
 macro_rules! products {
     ($cpu:ident, $features:literal, $i8:ident, $i4:ident) => {
         impl $cpu {
-            /// One tile of the product; `columns <= 16` spares the second half of the panel.
-            pub(in crate::kernel) fn tile_i8(
-                self,
-                rows: usize,
-                columns: usize,
-                a: &[u32],
-                steps: &[Step8],
-                start: &[i32; PANEL],
-                sums: &mut Sums,
-            ) {
-                // SAFETY: `self` proves the instructions.
-                unsafe { $i8::tile(rows, columns, a, steps, start, sums) }
-            }
-
-            /// One tile of the product; `columns <= 16` spares the second half of the panel.
-            pub(in crate::kernel) fn tile_i4(
-                self,
-                rows: usize,
-                columns: usize,
-                a: &[u32],
-                steps: &[Step4],
-                start: &[i32; PANEL],
-                sums: &mut Sums,
-            ) {
-                // SAFETY: `self` proves the instructions.
-                unsafe { $i4::tile(rows, columns, a, steps, start, sums) }
-            }
-
-            /// [`Finish::run`], compiled for this instruction set.
-            pub(in crate::kernel) fn finish(self, tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
+            /// The product with weights of a byte.
+            pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
                 #[target_feature(enable = $features)]
-                fn finish(tail: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
-                    tail.run(sums, row);
+                fn run(job: Job<'_, '_, Step8>) {
+                    job.run(|rows, columns, a, steps, start, sums| {
+                        $i8::tile(rows, columns, a, steps, start, sums)
+                    });
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { finish(tail, sums, row) }
+                unsafe { run(job) }
+            }
+
+            /// The product with weights of half a byte.
+            pub(in crate::kernel) fn run_i4(self, job: Job<'_, '_, Step4>) {
+                #[target_feature(enable = $features)]
+                fn run(job: Job<'_, '_, Step4>) {
+                    job.run(|rows, columns, a, steps, start, sums| {
+                        $i4::tile(rows, columns, a, steps, start, sums)
+                    });
+                }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(job) }
             }
         }
     };
@@ -273,7 +259,8 @@ fn load_i4_256(step: &Step4, v: usize) -> __m256i {
     let part: &[[u8; 4]; 4] = &step.0.as_chunks().0[v % 4];
     // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
     let both = unsafe { _mm_loadu_si128(part.as_ptr().cast()) };
-    let half = if v < 4 { both } else { _mm_srli_epi16::<4>(both) };
+    // A count instead of a choice: the loops around stay unrolled.
+    let half = _mm_srl_epi16(both, _mm_cvtsi32_si128(if v < 4 { 0 } else { 4 }));
     _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_and_si128(half, _mm_set1_epi8(15)), _mm_set1_epi8(8)))
 }
 

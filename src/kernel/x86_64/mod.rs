@@ -3,6 +3,8 @@
 //! A function for an instruction set is a method of its proof, and calls a `#[target_feature]`
 //! function: the one unsafe step, justified by the existence of `self`.
 
+use crate::kernel::elementwise::Work;
+
 mod int8;
 mod pack;
 mod real;
@@ -34,5 +36,31 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni"))
         .then_some(Self(()))
+    }
+}
+
+impl Avx2 {
+    /// Runs `work` compiled for this instruction set.
+    pub(super) fn with<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn with<W: Work>(work: W) -> W::Output {
+            work.run()
+        }
+
+        // SAFETY: `self` proves the instructions.
+        unsafe { with(work) }
+    }
+}
+
+impl Avx512 {
+    /// Runs `work` compiled for this instruction set.
+    pub(super) fn with<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        fn with<W: Work>(work: W) -> W::Output {
+            work.run()
+        }
+
+        // SAFETY: `self` proves the instructions.
+        unsafe { with(work) }
     }
 }

@@ -3,25 +3,24 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::real::{Finish, Step, Sums};
+use crate::kernel::real::{Job, Step, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
 /// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over
 /// the panel holds in registers for so many rows; the last list, how many a last pass may hold instead.
 macro_rules! product {
-    ($cpu:ident, $features:literal, $t:ty, $vector:ty, $lanes:literal, $tile:ident, $finish:ident,
+    ($cpu:ident, $features:literal, $t:ty, $vector:ty, $lanes:literal, $run:ident,
      $zero:ident, $set:ident, $fma:ident, $load:ident, $store:ident,
      [$($rows:literal: $vectors:literal),*], $last:tt) => {
         impl $cpu {
-            /// One tile of the product; few `columns` spare the rest of the panel.
-            pub(in crate::kernel) fn $tile(
-                self,
-                rows: usize,
-                columns: usize,
-                a: &[$t],
-                steps: &[Step<$t>],
-                sums: &mut Sums<$t>,
-            ) {
+            /// The product, and what runs between its tiles, compiled for this instruction set.
+            pub(in crate::kernel) fn $run(self, job: Job<'_, '_, $t>) {
+                #[target_feature(enable = $features)]
+                fn run(job: Job<'_, '_, $t>) {
+                    job.run(|rows, columns, a, steps, sums| tile(rows, columns, a, steps, sums));
+                }
+
+                /// One tile of the product; few `columns` spare the rest of the panel.
                 #[target_feature(enable = $features)]
                 fn tile(rows: usize, columns: usize, a: &[$t], steps: &[Step<$t>], sums: &mut Sums<$t>) {
                     let vectors = columns.div_ceil($lanes);
@@ -82,18 +81,7 @@ macro_rules! product {
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { tile(rows, columns, a, steps, sums) }
-            }
-
-            /// [`Finish::run`], compiled for this instruction set.
-            pub(in crate::kernel) fn $finish(self, tail: &mut Finish<'_, $t>, sums: &[[$t; PANEL]], row: usize) {
-                #[target_feature(enable = $features)]
-                fn finish(tail: &mut Finish<'_, $t>, sums: &[[$t; PANEL]], row: usize) {
-                    tail.run(sums, row);
-                }
-
-                // SAFETY: `self` proves the instructions.
-                unsafe { finish(tail, sums, row) }
+                unsafe { run(job) }
             }
         }
     };
@@ -106,20 +94,20 @@ macro_rules! product {
 }
 
 product!(
-    Avx2, "avx2,fma", f32, __m256, 8, tile_f32, finish_f32, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps,
+    Avx2, "avx2,fma", f32, __m256, 8, run_f32, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_storeu_ps, [1: 4, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
 );
 product!(
-    Avx2, "avx2,fma", f64, __m256d, 4, tile_f64, finish_f64, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd,
+    Avx2, "avx2,fma", f64, __m256d, 4, run_f64, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd,
     _mm256_loadu_pd, _mm256_storeu_pd, [1: 8, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
 );
 product!(
-    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f32, __m512, 16, tile_f32, finish_f32,
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f32, __m512, 16, run_f32,
     _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_storeu_ps,
     [1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 2, 8: 2, 9: 2, 10: 2, 11: 2, 12: 2, 13: 2, 14: 2], [1]
 );
 product!(
-    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, tile_f64, finish_f64,
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, run_f64,
     _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_storeu_pd,
     [1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4], [1 2 3]
 );
