@@ -145,7 +145,7 @@ mod tests {
         let x = array![-1.5, -0.5, 0.5, 1.5, 2.5];
         let (y, pass) = fake_quantize_tensorflow(8, CodeRange::Narrow, range, x).unwrap();
         assert_eq!(y, array![-1.0, 0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(pass.backward(Array1::<f32>::ones(5)).unwrap(), Array1::ones(5));
+        assert_eq!(pass.backward(Array1::<f32>::ones(5)).unwrap(), Array1::<f32>::ones(5));
         let (y, pass) =
             fake_quantize_tensorflow(8, CodeRange::Narrow, range, array![-127.5, -127.0, 127.0, 127.1])
                 .unwrap();
