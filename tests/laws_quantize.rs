@@ -292,7 +292,7 @@ mod stored {
         );
 
         let ratio = RatioQuantizer::new(10.0).unwrap();
-        let tensor = Compressor::<f32, Ix2>::compress(&ratio, weights.view()).unwrap();
+        let tensor = ratio.compress(weights.view()).unwrap();
         let text = serde_json::to_string(&(ratio, &tensor)).unwrap();
         assert_eq!(serde_json::from_str::<(RatioQuantizer, _)>(&text).unwrap(), (ratio, tensor));
     }
@@ -336,5 +336,12 @@ mod stored {
         }
         assert!(serde_json::from_str::<Range<f32>>("[2.0, 1.0]").is_err());
         assert!(serde_json::from_str::<RatioQuantizer>("-1.0").is_err());
+        let tensor = RatioQuantizer::new(10.0).unwrap().compress(weights.view()).unwrap();
+        for (place, value) in [("/ratio", json!(0.0)), ("/ratio", json!(1e-38)), ("/shape", json!([7, 1]))] {
+            let mut bad = serde_json::to_value(&tensor).unwrap();
+            *bad.pointer_mut(place).unwrap() = value.clone();
+            let read = serde_json::from_value::<trimnet::quantize::RatioTensor<f32, Ix2>>(bad);
+            assert!(read.is_err(), "{place} = {value}");
+        }
     }
 }
