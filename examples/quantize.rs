@@ -25,7 +25,7 @@ fn main() -> Result<(), trimnet::Error> {
     );
     let ranges = [
         ("min-max", RangeMethod::MinMax),
-        ("99.9 %", RangeMethod::Percentile(99.9)),
+        ("99.5 %", RangeMethod::Percentile(99.5)),
         ("least squares", RangeMethod::LeastSquares),
     ];
     for bits in [8, 4, 3, 2] {

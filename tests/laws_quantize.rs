@@ -5,8 +5,8 @@ mod laws;
 use ndarray::{Array2, Axis, Ix2, array};
 use proptest::prelude::*;
 use trimnet::quantize::{
-    CodeRange, QuantizedTensor, Range, RatioQuantizer, Rounding, ScaleRule, Scheme, UniformQuantizer,
-    ZeroRange,
+    CodeRange, QuantizedTensor, Range, RangeMethod, RatioQuantizer, Rounding, ScaleRule, Scheme,
+    UniformQuantizer, ZeroRange,
 };
 use trimnet::{Compressed, Compressor, Erased, Error, Float};
 
@@ -27,6 +27,8 @@ const RULES: [ScaleRule; 5] = [
 ];
 const CODES: [CodeRange; 4] =
     [CodeRange::Full, CodeRange::Narrow, CodeRange::Reduced, CodeRange::ReducedNarrow];
+const RANGES: [RangeMethod; 3] =
+    [RangeMethod::MinMax, RangeMethod::Percentile(90.0), RangeMethod::LeastSquares];
 const ZERO_RANGES: [ZeroRange; 4] =
     [ZeroRange::One, ZeroRange::TorchEps, ZeroRange::TorchaoTiny, ZeroRange::GptqUnit];
 
@@ -74,8 +76,8 @@ fn per_element<F: Float>(tensor: &QuantizedTensor<F, Ix2>) -> Array2<(F, i32)> {
     })
 }
 
-fn quantizer<F: Float>(scheme: Scheme, weights: &Array2<F>) {
-    let quantizer = UniformQuantizer::new(scheme);
+fn quantizer<F: Float>(scheme: Scheme, range: RangeMethod, weights: &Array2<F>) {
+    let quantizer = UniformQuantizer::new(scheme).with_range(range).unwrap();
     laws::sees_only_the_weights(&quantizer, weights);
     laws::refuses_what_is_not_finite(&quantizer, weights);
 
@@ -124,9 +126,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_code_stands_for_a_number_at_most_half_a_step_away(scheme in schemes(), weights in laws::weights()) {
-        quantizer(scheme, &weights);
-        quantizer(scheme, &weights.mapv(f64::from));
+    fn a_code_stands_for_a_number_at_most_half_a_step_away(scheme in schemes(), range in any_of(&RANGES), weights in laws::weights()) {
+        quantizer(scheme, range, &weights);
+        quantizer(scheme, range, &weights.mapv(f64::from));
     }
 
     #[test]
@@ -216,8 +218,10 @@ fn zeros_constants_subnormals_and_an_outlier_have_usable_scales() {
     for weights in tensors {
         for bits in (2..=8).chain([16]) {
             for scheme in [Scheme::symmetric(bits).unwrap(), Scheme::affine(bits).unwrap()] {
-                quantizer(scheme, &weights);
-                quantizer(scheme.per_channel(1), &weights);
+                for range in RANGES {
+                    quantizer(scheme, range, &weights);
+                    quantizer(scheme.per_channel(1), range, &weights);
+                }
             }
         }
     }
@@ -288,7 +292,7 @@ mod stored {
         );
 
         let ratio = RatioQuantizer::new(10.0).unwrap();
-        let tensor = Compressor::<f32, Ix2>::compress(&ratio, weights.view()).unwrap();
+        let tensor = ratio.compress(weights.view()).unwrap();
         let text = serde_json::to_string(&(ratio, &tensor)).unwrap();
         assert_eq!(serde_json::from_str::<(RatioQuantizer, _)>(&text).unwrap(), (ratio, tensor));
     }
@@ -332,5 +336,12 @@ mod stored {
         }
         assert!(serde_json::from_str::<Range<f32>>("[2.0, 1.0]").is_err());
         assert!(serde_json::from_str::<RatioQuantizer>("-1.0").is_err());
+        let tensor = RatioQuantizer::new(10.0).unwrap().compress(weights.view()).unwrap();
+        for (place, value) in [("/ratio", json!(0.0)), ("/ratio", json!(1e-38)), ("/shape", json!([7, 1]))] {
+            let mut bad = serde_json::to_value(&tensor).unwrap();
+            *bad.pointer_mut(place).unwrap() = value.clone();
+            let read = serde_json::from_value::<trimnet::quantize::RatioTensor<f32, Ix2>>(bad);
+            assert!(read.is_err(), "{place} = {value}");
+        }
     }
 }
