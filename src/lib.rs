@@ -20,7 +20,7 @@ pub mod io;
 
 pub use error::{Error, Result};
 pub use float::Float;
-pub use tensor::Mask;
+pub use tensor::{Mask, SparseTensor};
 pub use traits::{Compressed, Compressor, Erased, Normalizer, Regularizer};
 
 pub use ndarray;

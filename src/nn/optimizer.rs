@@ -4,6 +4,7 @@
 //! come back as soon as its mask is lifted, or even under it.
 
 use super::grads::Grads;
+use super::linear::zero_where_not;
 use super::mlp::Mlp;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
@@ -150,11 +151,7 @@ impl<F: Float> Slot<F> {
     pub(super) fn zero_masked(&mut self, keep: Option<&[bool]>) {
         let Some(keep) = keep else { return };
         for numbers in &mut self.numbers {
-            for (number, &keep) in numbers.iter_mut().zip(keep) {
-                if !keep {
-                    *number = F::zero();
-                }
-            }
+            zero_where_not(keep, numbers);
         }
     }
 }

@@ -1,1 +1,28 @@
 //! What to remove: scores, selections, pruners and schedules.
+//!
+//! ```text
+//! score      how important is a weight, a row, a column, a block?           score::*
+//! select     how many go, and which: threshold, exactly k, per row, global  Selection
+//! prune      both, as a Compressor whose artifact stores no zeros           MagnitudePruner, NmPruner, ..
+//! schedule   how much at which step of training                             Schedule
+//! ```
+//!
+//! Two verbs are kept apart: a [`Mask`](crate::Mask) marks weights and makes nothing smaller; a
+//! [`SparseTensor`](crate::SparseTensor) leaves them out of storage, and `shrink` out of the network.
+
+mod count;
+pub mod nm;
+pub mod pruner;
+mod rank;
+pub mod schedule;
+pub mod score;
+pub mod select;
+pub mod structured;
+
+pub use count::PruneCount;
+pub use nm::NmPruner;
+pub use pruner::{MagnitudePruner, Pruner};
+pub use schedule::Schedule;
+pub use score::Norm;
+pub use select::{PruneReport, Scope, Selection};
+pub use structured::StructuredPruner;

@@ -1,0 +1,250 @@
+//! N:M pruning: of every M consecutive inputs the N largest `|w|` stay.
+//!
+//! ```text
+//! w   [ 3 -1  2  4 | 0  5 -6  1 | 2  1 ]      2:4, the last group is a tail of two
+//! ->  [ 3  0  0  4 | 0  5 -6  0 | 2  1 ]
+//! ```
+//!
+//! Groups never cross a row; the first axis counts rows, all others together are columns. A tail of `r < M`
+//! weights keeps `min(N, r)`, as if it were filled up with zeros that go first: a file that needs whole groups
+//! pads, the maths does not. N:M makes a regular pattern; whether that is fast depends on the machine.
+
+use ndarray::{ArrayView, Dimension};
+
+use crate::error::{Error, Result};
+use crate::float::{Float, check_shape};
+use crate::tensor::{Mask, SparseTensor, as_matrix};
+use crate::traits::Compressor;
+
+use super::pruner::{self, Pruner};
+use super::rank::{self, Cut};
+use super::select::PruneReport;
+
+/// Keeps N of every M consecutive inputs.
+///
+/// ```
+/// use ndarray::array;
+/// use trimnet::{Compressed, Compressor, prune::NmPruner};
+///
+/// let weights = array![[3.0_f32, -1.0, 2.0, 4.0], [0.1, 0.2, 0.2, 0.2]];
+/// let sparse = NmPruner::keep(2, 4)?.compress(weights.view())?;
+/// assert_eq!(sparse.decompress()?, array![[3.0, 0.0, 0.0, 4.0], [0.0, 0.0, 0.2, 0.2]]);
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw"))]
+pub struct NmPruner {
+    keep: usize,
+    of: usize,
+}
+
+/// Up to this length a group is ranked by comparing all with all.
+const SHORT: usize = 16;
+
+impl NmPruner {
+    /// `n` of every `m` consecutive inputs are kept.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless `1 <= n <= m`.
+    pub fn keep(n: usize, m: usize) -> Result<Self> {
+        if (1..=m).contains(&n) {
+            return Ok(Self { keep: n, of: m });
+        }
+        Err(Error::OutOfRange { name: "n of n:m", value: n as f64, range: "1 <= n <= m" })
+    }
+
+    /// `m` zeros in every `n` consecutive inputs: TFMOT's `sparsity_m_by_n`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless `m < n`.
+    pub fn zeros_of(m: usize, n: usize) -> Result<Self> {
+        if m < n {
+            return Ok(Self { keep: n - m, of: n });
+        }
+        Err(Error::OutOfRange { name: "m zeros of n", value: m as f64, range: "m < n" })
+    }
+
+    /// N, how many are kept of a group.
+    pub fn n(&self) -> usize {
+        self.keep
+    }
+
+    /// M, the length of a group.
+    pub fn m(&self) -> usize {
+        self.of
+    }
+
+    /// Drops all but the best of one group.
+    fn group<F: Float>(&self, weights: &[F], keep: &mut [bool], scratch: &mut Scratch<F>) {
+        let Some(mut surplus) = weights.len().checked_sub(self.keep).filter(|&surplus| surplus > 0) else {
+            return;
+        };
+        if weights.len() <= SHORT {
+            // rank = how many rank lower; what is gone already scores below zero.
+            let mut scores = [F::zero(); SHORT];
+            for ((score, &w), &keep) in scores.iter_mut().zip(weights).zip(&*keep) {
+                *score = if !keep {
+                    -F::one()
+                } else if w.is_nan() {
+                    F::infinity()
+                } else {
+                    w.abs()
+                };
+            }
+            let scores = &scores[..weights.len()];
+            for (i, (&score, keep)) in scores.iter().zip(keep).enumerate() {
+                let lower = scores[..i].iter().filter(|&&other| other <= score).count()
+                    + scores[i + 1..].iter().filter(|&&other| other < score).count();
+                *keep &= lower >= surplus;
+            }
+            return;
+        }
+        let gone = keep.iter().filter(|&&keep| !keep).count();
+        surplus = surplus.saturating_sub(gone);
+        scratch.left.clear();
+        scratch.left.extend(weights.iter().zip(&*keep).filter(|(_, keep)| **keep).map(|(&w, _)| w));
+        if surplus > 0
+            && let Some((value, below)) = rank::nth(&[&scratch.left], F::abs, surplus - 1, &mut scratch.rank)
+        {
+            Cut { value, ties: surplus - below }.apply(weights, F::abs, keep);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Scratch<F> {
+    left: Vec<F>,
+    rank: Vec<F>,
+}
+
+impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
+    fn mask(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        earlier: Option<&Mask<D>>,
+    ) -> Result<(Mask<D>, PruneReport)> {
+        let mut keep = match earlier {
+            None => vec![true; weights.len()],
+            Some(earlier) => {
+                check_shape("earlier mask", earlier.keep().shape(), weights.shape())?;
+                earlier.keep().iter().copied().collect()
+            }
+        };
+        let dense = weights.as_standard_layout();
+        let dense = dense.as_slice().unwrap_or_default();
+        let columns = as_matrix(weights.shape()).1.max(1);
+        let mut scratch = Scratch::default();
+        for (row, keep) in dense.chunks_exact(columns).zip(keep.chunks_exact_mut(columns)) {
+            for (group, keep) in row.chunks(self.of).zip(keep.chunks_mut(self.of)) {
+                self.group(group, keep, &mut scratch);
+            }
+        }
+        let nan = dense.iter().filter(|w| w.is_nan()).count();
+        let mask = Mask::from_row_major(weights.raw_dim(), keep)?;
+        let (weights, zeros) = (mask.len(), mask.len() - mask.kept());
+        Ok((mask, PruneReport { units: weights, dropped: zeros, weights, zeros, nan }))
+    }
+}
+
+impl<F: Float, D: Dimension> Compressor<F, D> for NmPruner {
+    type Output = SparseTensor<F, D>;
+
+    fn compress(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
+        pruner::compress(self, weights)
+    }
+}
+
+/// What serde reads, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Raw {
+    keep: usize,
+    of: usize,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Raw> for NmPruner {
+    type Error = Error;
+
+    fn try_from(Raw { keep, of }: Raw) -> Result<Self> {
+        Self::keep(keep, of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traits::Compressed;
+    use ndarray::{Array1, Array2, array};
+
+    fn mask(pruner: NmPruner, weights: Array2<f64>) -> Array2<bool> {
+        pruner.mask(weights.view(), None).unwrap().0.into_keep()
+    }
+
+    #[test]
+    fn a_tail_keeps_as_many_as_a_whole_group() {
+        let pruner = NmPruner::keep(2, 4).unwrap();
+        let (t, f) = (true, false);
+        let weights = array![[3.0, -1.0, 2.0, 4.0, 0.0, 5.0, -6.0, 1.0, 2.0, 1.0]];
+        assert_eq!(mask(pruner, weights), array![[t, f, f, t, f, t, t, f, t, t]]);
+        assert_eq!(mask(pruner, array![[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), array![[t, f, t], [f, t, t]]);
+    }
+
+    #[test]
+    fn zeros_of_counts_zeros() {
+        assert_eq!(NmPruner::zeros_of(1, 4).unwrap(), NmPruner::keep(3, 4).unwrap());
+        let pruned = mask(NmPruner::zeros_of(1, 4).unwrap(), array![[4.0, 1.0, 2.0, 3.0]]);
+        assert_eq!(pruned, array![[true, false, true, true]]);
+    }
+
+    #[test]
+    fn long_groups_agree_with_short_ones() {
+        // One group of 20 with 6 kept, and the same by selecting exactly 14.
+        let weights = Array2::from_shape_fn((5, 20), |(i, j)| ((i * 7 + j * j) % 9) as f64 - 4.0);
+        let selection =
+            crate::prune::Selection::sparsity(0.7).unwrap().with_scope(crate::prune::Scope::PerRow);
+        let (expected, _) = selection.select(weights.mapv(f64::abs).view(), None).unwrap();
+        assert_eq!(mask(NmPruner::keep(6, 20).unwrap(), weights.clone()), expected.into_keep());
+        let weights = weights.slice_move(ndarray::s![.., ..10]);
+        let (expected, _) = selection.select(weights.mapv(f64::abs).view(), None).unwrap();
+        assert_eq!(mask(NmPruner::keep(3, 10).unwrap(), weights), expected.into_keep());
+    }
+
+    #[test]
+    fn an_earlier_mask_counts_and_stays() {
+        for m in [4, 20] {
+            let weights: Array2<f64> = Array1::range(1.0, 1.0 + m as f64, 1.0).insert_axis(ndarray::Axis(0));
+            let mut earlier = Array2::from_elem((1, m), true);
+            earlier[[0, m - 1]] = false;
+            let pruner = NmPruner::keep(2, m).unwrap();
+            let (mask, _) = pruner.mask(weights.view(), Some(&Mask::new(earlier))).unwrap();
+            let expected = Array2::from_shape_fn((1, m), |(_, j)| j == m - 2 || j == m - 3);
+            assert_eq!(mask.into_keep(), expected);
+        }
+    }
+
+    #[test]
+    fn nan_is_kept() {
+        let pruned = mask(NmPruner::keep(1, 3).unwrap(), array![[5.0, f64::NAN, 9.0]]);
+        assert_eq!(pruned, array![[false, true, false]]);
+    }
+
+    #[test]
+    fn refuses_impossible_patterns() {
+        for (n, m) in [(0, 4), (5, 4), (0, 0), (1, 0)] {
+            assert!(NmPruner::keep(n, m).is_err(), "{n}:{m}");
+        }
+        for (m, n) in [(4, 4), (5, 4), (0, 0)] {
+            assert!(NmPruner::zeros_of(m, n).is_err(), "{m} of {n}");
+        }
+    }
+
+    #[test]
+    fn tensors_without_elements_work() {
+        for shape in [(0, 3), (3, 0)] {
+            let sparse = NmPruner::keep(2, 4).unwrap().compress(Array2::<f32>::zeros(shape).view()).unwrap();
+            assert_eq!(sparse.decompress().unwrap().dim(), shape);
+        }
+    }
+}
