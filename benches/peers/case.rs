@@ -9,11 +9,14 @@ pub struct Context {
 /// The work in the clock.
 pub type Call = Box<dyn FnMut()>;
 
+/// Gets ready for a case, or says what is wrong with the result.
+type Prepare = Box<dyn Fn(&Context) -> Result<Call, String>>;
+
 /// A case of the contract.
 pub struct Case {
     id: String,
     smoke: bool,
-    prepare: Box<dyn Fn(&Context) -> Result<Call, String>>,
+    prepare: Prepare,
 }
 
 impl Case {

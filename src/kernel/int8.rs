@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The second line is what runs: the zero point costs one number per column, and `i8` activations are
-//! `u8` ones with the sign bit flipped and 128 added to the zero point. No instruction set here has a
+//! `u8` ones with the sign bit flipped and 128 added to the zero point (or the other way round, on Arm). No instruction set here has a
 //! saturating step in between, so with `|w| <= 127` and at most 66,311 inputs nothing wraps either.
 //!
 //! Weights are packed once ([`PackedI8`](super::PackedI8), or [`PackedI4`](super::PackedI4) at half the
@@ -97,9 +97,10 @@ pub fn multiply_codes<S: Step>(
     if let Some(bias) = input.bias {
         assert_eq!(bias.len(), weights.outputs(), "bias of {} outputs", weights.outputs());
     }
-    let (zero_point, flip) = match input.codes {
-        Codes::U8(_) => (input.zero_point, 0),
-        Codes::I8(_) => (input.zero_point.wrapping_add(128), 0x8080_8080),
+    let (zero_point, flip) = match (input.codes, packs_signed(isa)) {
+        (Codes::U8(_), false) | (Codes::I8(_), true) => (input.zero_point, 0),
+        (Codes::I8(_), false) => (input.zero_point.wrapping_add(128), 0x8080_8080),
+        (Codes::U8(_), true) => (input.zero_point.wrapping_sub(128), 0x8080_8080),
     };
     let depth = inputs.div_ceil(4);
     let (tile_rows, width) = (tile_rows(isa), depth * words(isa));
@@ -178,6 +179,15 @@ fn tile_rows(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => 14,
         _ => 4,
+    }
+}
+
+/// Whether activations are packed as `i8`; they are `u8` elsewhere.
+fn packs_signed(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(_) | Isa::DotProd(_) => true,
+        _ => false,
     }
 }
 

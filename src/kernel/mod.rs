@@ -10,6 +10,7 @@ mod int8;
 mod isa;
 mod matrix;
 mod pack;
+mod panels;
 mod pool;
 mod real;
 mod scalar;
@@ -27,8 +28,12 @@ pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
+pub use panels::PackedReal;
 pub use pool::Pool;
-pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
-pub use sparse::{Epilogue, SparseBlocks, SparseReal, SparseRows, SparseScratch};
+pub use real::{Real, ScratchReal, Update, multiply, product};
+pub use sparse::{
+    Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
+    TwoOfFour, TwoOfFourCodes,
+};
 pub use tail::{Fused, Tail};
 pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

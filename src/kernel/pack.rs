@@ -30,6 +30,25 @@ impl Plain for f32 {
     }
 }
 
+impl Plain for i32 {
+    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => {
+                let rows = Rows {
+                    data: bytes(from.data()),
+                    stride: 4 * from.row_stride(),
+                    length: 4 * from.columns(),
+                };
+                // SAFETY: `i32` and `u32` have the same size and alignment, and any bits are valid in both.
+                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+                cpu.pack_words(rows, from.rows(), 0, into, width);
+            }
+            _ => one_by_one(from, into, width),
+        }
+    }
+}
+
 impl Plain for f64 {
     fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
         match isa {
@@ -50,6 +69,7 @@ impl Plain for f64 {
 }
 
 /// Rows of bytes, `length` long and `stride` apart.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) data: &'a [u8],
@@ -57,6 +77,7 @@ pub(super) struct Rows<'a> {
     pub(super) length: usize,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Rows<'_> {
     /// The bytes of row `i` from `at` on, 64 of them or as many as there are.
     #[inline]
@@ -67,6 +88,7 @@ impl Rows<'_> {
 }
 
 /// The memory of numbers.
+#[cfg(target_arch = "x86_64")]
 fn bytes<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: the implementors of `Plain` are numbers without padding, and every byte is a valid `u8`.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
@@ -78,12 +100,12 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packe
     if inputs == 0 {
         return;
     }
-    let rows = codes.len() / inputs;
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => scalar::int8::pack_wide(codes, inputs, flip, packed),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) if rows > 4 => {
+        Isa::Avx512(cpu) if codes.len() > 4 * inputs => {
+            let rows = codes.len() / inputs;
             cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, flip, packed, rows);
         }
         _ => scalar::int8::pack(codes, inputs, flip, packed),

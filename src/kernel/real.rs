@@ -18,6 +18,7 @@ use std::ops::Range;
 use super::Isa;
 use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
+use super::panels::{PackedReal, Step, pack_panel};
 use super::scalar;
 use super::tail::{Fused, padded, store};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
@@ -27,11 +28,6 @@ const BLOCK_BYTES: usize = 512 * 1024;
 
 /// Sums of a tile on their way from registers to memory.
 pub(super) type Sums<F> = [[F; PANEL]; MAX_ROWS];
-
-/// One input of 32 columns, on cache lines of its own.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Step<F>(pub(super) [F; PANEL]);
 
 /// The numbers that the kernels multiply: `f32` and `f64`.
 pub trait Real:
@@ -54,6 +50,10 @@ pub trait Real:
     /// The nearest value of this type.
     #[doc(hidden)]
     fn of_i32(x: i32) -> Self;
+
+    /// `self * factor + term`, rounded once.
+    #[doc(hidden)]
+    fn fused(self, factor: Self, term: Self) -> Self;
 
     /// The nearest integer, ties to even, of a number of magnitude below 2^22.
     #[doc(hidden)]
@@ -88,6 +88,11 @@ macro_rules! real {
             }
 
             #[inline(always)]
+            fn fused(self, factor: Self, term: Self) -> Self {
+                self.mul_add(factor, term)
+            }
+
+            #[inline(always)]
             fn round_small(self) -> i32 {
                 // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits
                 // of the sum are the integer.
@@ -111,7 +116,11 @@ macro_rules! real {
                     Isa::Avx2(cpu) => cpu.$run(job),
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) => cpu.$run(job),
-                    _ => job.run(scalar::real::tile),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon(cpu) => cpu.run_real(job),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::DotProd(cpu) => cpu.run_real(job),
+                    Isa::Scalar => job.run(scalar::real::tile),
                 }
             }
         }
@@ -120,47 +129,6 @@ macro_rules! real {
 
 real!(f32, 12_582_912.0, run_f32, avx2: 6, avx512: 14);
 real!(f64, 6_755_399_441_055_744.0, run_f64, avx2: 6, avx512: 7);
-
-/// Weights packed for the product.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PackedReal<F> {
-    outputs: usize,
-    inputs: usize,
-    steps: Vec<Step<F>>,
-}
-
-impl<F: Real> PackedReal<F> {
-    /// Packs weights `[outputs, inputs]` of any strides.
-    pub fn new(weights: Matrix<'_, F>) -> Self {
-        let (outputs, inputs) = (weights.rows(), weights.columns());
-        let panels = outputs.div_ceil(PANEL);
-        let mut steps = vec![Step([F::default(); PANEL]); panels * inputs];
-        for panel in 0..panels {
-            pack_panel(Isa::best(), weights, panel, &mut steps[panel * inputs..(panel + 1) * inputs]);
-        }
-        Self { outputs, inputs, steps }
-    }
-
-    /// Number of outputs, the columns of the product.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Number of inputs, the depth of the product.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Number of panels of 32 outputs: what callers split among threads.
-    pub fn panels(&self) -> usize {
-        self.outputs.div_ceil(PANEL)
-    }
-
-    /// Bytes that one product reads.
-    pub fn size_bytes(&self) -> usize {
-        size_of_val(self.steps.as_slice())
-    }
-}
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
 #[derive(Clone, Debug)]
@@ -368,18 +336,6 @@ impl<F: Real> Job<'_, '_, F> {
     }
 }
 
-/// The outputs `32 * panel ..` of weights `[outputs, k]` to `[k][32]`, zero padded.
-fn pack_panel<F: Real>(isa: Isa, weights: Matrix<'_, F>, panel: usize, steps: &mut [Step<F>]) {
-    let first = panel * PANEL;
-    let used = PANEL.min(weights.rows() - first);
-    if used < PANEL {
-        steps.iter_mut().for_each(|step| step.0[used..].fill(F::default()));
-    }
-    // SAFETY: a `Step` is `PANEL` numbers without padding: 128 or 256 bytes, a multiple of its alignment.
-    let into = unsafe { std::slice::from_raw_parts_mut(steps.as_mut_ptr().cast::<F>(), steps.len() * PANEL) };
-    pack(isa, weights.row_range(first, used), into, PANEL);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,7 +348,8 @@ mod tests {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
             F::from((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
         };
-        (0..count).map(|_| next()).collect()
+        // A product, so that the numbers of an f64 have more digits than those of an f32.
+        (0..count).map(|_| next() * next()).collect()
     }
 
     macro_rules! promises {

@@ -11,6 +11,7 @@
 //! One piece of code serves every instruction set, compiled once for each: the same bits everywhere.
 
 use super::matrix::MatrixMut;
+use super::pool::Pool;
 use super::real::Real;
 use super::tiles::PANEL;
 
@@ -108,6 +109,55 @@ impl Tail<'_> {
             }
         };
         assert_eq!(found, columns, "columns of the result");
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        match self {
+            Self::Sums { out } => out.columns(),
+            Self::Float { out, .. } => out.columns(),
+            Self::Codes { out, .. } | Self::Fixed { out, .. } => out.columns(),
+        }
+    }
+
+    /// The same tail for a shorter time.
+    pub fn reborrow(&mut self) -> Tail<'_> {
+        match self {
+            Self::Sums { out } => Tail::Sums { out: out.reborrow() },
+            &mut Self::Float { input_scale, scale, bias, activation, ref mut out } => {
+                Tail::Float { input_scale, scale, bias, activation, out: out.reborrow() }
+            }
+            &mut Self::Codes { multiplier, zero_point, low, high, ref mut out } => {
+                Tail::Codes { multiplier, zero_point, low, high, out: out.reborrow() }
+            }
+            &mut Self::Fixed { multiplier, shift, zero_point, low, high, ref mut out } => {
+                Tail::Fixed { multiplier, shift, zero_point, low, high, out: out.reborrow() }
+            }
+        }
+    }
+
+    /// Cuts the result into parts of `width` columns and calls `task(i, tail)` once for each, on the threads of `pool`.
+    ///
+    /// # Panics
+    /// If `width` is 0, or a task panics.
+    pub fn share(self, pool: &Pool, width: usize, task: impl Fn(usize, Tail<'_>) + Sync) {
+        match self {
+            Self::Sums { out } => pool.run_columns(out, width, |i, out| task(i, Tail::Sums { out })),
+            Self::Float { input_scale, scale, bias, activation, out } => {
+                pool.run_columns(out, width, |i, out| {
+                    task(i, Tail::Float { input_scale, scale, bias, activation, out });
+                })
+            }
+            Self::Codes { multiplier, zero_point, low, high, out } => {
+                pool.run_columns(out, width, |i, out| {
+                    task(i, Tail::Codes { multiplier, zero_point, low, high, out });
+                })
+            }
+            Self::Fixed { multiplier, shift, zero_point, low, high, out } => {
+                pool.run_columns(out, width, |i, out| {
+                    task(i, Tail::Fixed { multiplier, shift, zero_point, low, high, out });
+                })
+            }
+        }
     }
 
     /// The tail of one panel: per-column values of `used` columns from `column` on, written from column `at` of the result.

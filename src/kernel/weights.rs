@@ -60,7 +60,11 @@ macro_rules! run {
                 Isa::Avx2(cpu) => cpu.$method(job),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512(cpu) => cpu.$method(job),
-                _ => job.run(scalar::int8::tile),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(cpu) => cpu.$method(job),
+                #[cfg(target_arch = "aarch64")]
+                Isa::DotProd(cpu) => cpu.$method(job),
+                Isa::Scalar => job.run(scalar::int8::tile),
             }
         }
     };

@@ -1,7 +1,10 @@
 //! 64-bit Arm: NEON, and its byte dot products where the processor has them.
 //!
-//! Written like the others and never run by its authors, who had no such machine: kept small enough
-//! to be right by inspection, and swept by the same tests wherever someone runs them.
+//! Written like the others, but its authors had no such machine: it was compiled, and passed the tests of
+//! this module under emulation (qemu 7.2). Its speed was never measured.
+
+mod int8;
+mod real;
 
 /// Proof that this processor has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -51,6 +51,7 @@ fn put<'a>(row: &[u8], flip: u32, mut places: impl Iterator<Item = &'a mut u32>)
 }
 
 /// The same with 16 bits for each code, two elements for four of them.
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernel) fn pack_wide(codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
     let rows = codes.len() / inputs.max(1);
     let (pairs, _) = packed.as_chunks_mut::<2>();

@@ -1,6 +1,7 @@
 //! The product of real numbers, one multiplication at a time.
 
-use crate::kernel::real::{Real, Step, Sums};
+use crate::kernel::panels::Step;
+use crate::kernel::real::{Real, Sums};
 use crate::kernel::tiles::PANEL;
 
 /// `sums[i][j] = sum over k of a[k][i] * w[k][j]`, in the order of `k`.

@@ -124,6 +124,7 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
     ///
     /// # Panics
     /// Unless `i` is a row.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(in crate::kernel) fn quads(&self, i: usize) -> (&[[C; 4]], &[[T; 4]], usize) {
         let (start, count) = (self.starts[i], self.starts[i + 1] - self.starts[i]);

@@ -4,27 +4,44 @@
 //! |---|---|---|---|
 //! | [`SparseRows`] | zeros anywhere | compressed rows; with AVX-512, windows of 32 columns as well | one weight times a vector of batch rows |
 //! | [`SparseBlocks`] | 16 outputs share which inputs they use | a vector of weights times one input | the same, 16 rows at a time |
+//! | [`TwoOfFour`] | at most two of four neighbours | shuffles pick the inputs of 16 outputs | the same, 4 rows at a time |
+//! | [`SparseCodes`], [`TwoOfFourCodes`] | the same in codes | | |
 //!
-//! "Zeros left out" is more than speed: an infinite input does not touch an output whose weight for it is zero, where a
+//! All but 2:4: "zeros left out" is more than speed: an infinite input does not touch an output whose weight for it is zero, where a
 //! dense product would give NaN.
 
 mod blocks;
+mod code_windows;
+mod codes;
 mod csr;
 mod lanes;
 mod real;
 mod rows;
+mod two_of_four;
+mod two_of_four_codes;
 mod windows;
 
+#[cfg(test)]
+mod code_tests;
 #[cfg(test)]
 mod tests;
 
 pub use blocks::SparseBlocks;
+pub use codes::{SparseCodes, SparseCodesScratch};
 pub use real::{Epilogue, SparseReal, SparseScratch};
 pub use rows::SparseRows;
+pub use two_of_four::TwoOfFour;
+pub use two_of_four_codes::TwoOfFourCodes;
 
-// For the folders of the instruction sets.
-pub(in crate::kernel) use blocks::{Lanes, Strips};
-pub(in crate::kernel) use csr::{Column, Csr};
-pub(in crate::kernel) use lanes::{LINE, Line};
-pub(in crate::kernel) use rows::many;
-pub(in crate::kernel) use windows::{Slices, WINDOW, slices};
+// For the folder of an instruction set. 64-bit Arm runs the definitions, which the compiler turns into NEON.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernel) use {
+    blocks::{Lanes, Strips},
+    code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice},
+    codes::{CODE_LANES, CodeLine, CodeSums, place},
+    csr::{Column, Csr},
+    lanes::{LINE, Line},
+    two_of_four::{Pairs, Row, TILE},
+    two_of_four_codes::{PairCodes, STEP as PAIR_STEP},
+    windows::{Slices, WINDOW, slices},
+};

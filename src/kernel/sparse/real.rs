@@ -4,6 +4,7 @@ use super::blocks::{self, Lanes, Strips};
 use super::csr::{Column, Csr};
 use super::lanes::{LINE, Line};
 use super::rows;
+use super::two_of_four::{self, Pairs, Row, TILE};
 use super::windows::{self, Slices};
 use crate::kernel::tail::Fused;
 use crate::kernel::{Isa, MatrixMut, Pool, Real};
@@ -24,7 +25,6 @@ mod sealed {
 
     /// The kernels that are not the same code for both types.
     pub trait Sealed: Real {
-        fn fused(self, a: Self, b: Self) -> Self;
         fn finite(self) -> bool;
         /// See [`rows::one`].
         fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]);
@@ -41,16 +41,19 @@ mod sealed {
             rows: usize,
             y: &mut [Line<Self>; LINE],
         );
+        /// See [`two_of_four::pairs`].
+        fn pairs(
+            isa: Isa,
+            pairs: Pairs<'_, Self>,
+            x: &[Row<'_, Self>; TILE],
+            rows: usize,
+            y: &mut [Line<Self>; TILE],
+        );
     }
 }
 
 macro_rules! real {
     ($t:ty, $blocks_one:ident, $blocks_tile:ident) => {
-        #[inline(always)]
-        fn fused(self, a: Self, b: Self) -> Self {
-            self.mul_add(a, b)
-        }
-
         #[inline(always)]
         fn finite(self) -> bool {
             self.is_finite()
@@ -123,6 +126,22 @@ impl sealed::Sealed for f32 {
             _ => windows::slices(slices, x, y),
         }
     }
+
+    fn pairs(
+        isa: Isa,
+        pairs: Pairs<'_, Self>,
+        x: &[Row<'_, Self>; TILE],
+        rows: usize,
+        y: &mut [Line<Self>; TILE],
+    ) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(cpu) => cpu.pairs_f32(pairs, x, rows, y),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => cpu.pairs_f32(pairs, x, rows, y),
+            _ => two_of_four::pairs(pairs, x, rows, y),
+        }
+    }
 }
 
 impl SparseReal for f64 {
@@ -148,6 +167,16 @@ impl sealed::Sealed for f64 {
 
     fn slices(_isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]) {
         windows::slices(slices, x, y);
+    }
+
+    fn pairs(
+        _isa: Isa,
+        pairs: Pairs<'_, Self>,
+        x: &[Row<'_, Self>; TILE],
+        rows: usize,
+        y: &mut [Line<Self>; TILE],
+    ) {
+        two_of_four::pairs(pairs, x, rows, y);
     }
 }
 
@@ -243,12 +272,18 @@ pub(super) fn share<T: Send>(
     if columns == 0 {
         return;
     }
-    if pool.threads() == 1 || nanoseconds < WORTH_SHARING {
-        task(0, out);
-        return;
+    match worth_sharing(pool, nanoseconds) {
+        None => task(0, out),
+        Some(parts) => {
+            let width = columns.div_ceil(parts).next_multiple_of(granule);
+            pool.run_columns(out, width, |i, part| task(i * width, part));
+        }
     }
+}
+
+/// How many parts to cut work into, or none if the caller is faster alone.
+pub(super) fn worth_sharing(pool: &Pool, nanoseconds: f64) -> Option<usize> {
     // Four parts per thread even out rows of unequal work, unless they become too short.
-    let parts = (4 * pool.threads()).min((nanoseconds / (WORTH_SHARING / 8.0)) as usize).max(1);
-    let width = columns.div_ceil(parts).next_multiple_of(granule);
-    pool.run_columns(out, width, |i, part| task(i * width, part));
+    let parts = (4 * pool.threads()).min((nanoseconds / (WORTH_SHARING / 8.0)) as usize);
+    (pool.threads() > 1 && nanoseconds >= WORTH_SHARING).then_some(parts.max(1))
 }

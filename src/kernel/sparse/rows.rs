@@ -18,6 +18,7 @@ use super::csr::{Column, Csr};
 use super::lanes::{GROUP, Group, LINE, Line, gather, scatter};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
 use super::windows::Windows;
+use crate::kernel::elementwise::{Work, with};
 use crate::kernel::{Isa, MatrixMut, Pool};
 
 /// Up to here a batch is computed row by row.
@@ -199,60 +200,64 @@ fn many_on<F: SparseReal, C: Column, const V: usize>(
     out: &mut MatrixMut<'_, F>,
 ) {
     match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.sparse_many::<F, C, V>(isa, csr, first, lanes, tail, out),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.sparse_many::<F, C, V>(isa, csr, first, lanes, tail, out),
-        _ => many::<F, C, V>(isa, csr, first, lanes, tail, out, |a, b, c| a * b + c),
+        // Without the instruction, a fused step is a call of the maths library.
+        Isa::Scalar => Many::<F, C, V, false> { isa, csr, first, lanes, tail, out }.run(),
+        _ => with(isa, Many::<F, C, V, true> { isa, csr, first, lanes, tail, out }),
     }
 }
 
-/// The definition for many rows, and the code of every set of instructions: each compiles it with its own `fused`.
+/// The definition for many rows, compiled for each set of instructions; `FUSED` steps round once.
 ///
 /// Computes the weight rows `first ..`, as many as `out` has columns; `lanes` are `[inputs][V]`.
-#[inline(always)]
-pub(in crate::kernel) fn many<F: SparseReal, C: Column, const V: usize>(
+struct Many<'a, 'o, F, C, const V: usize, const FUSED: bool> {
     isa: Isa,
-    csr: &Csr<F, C>,
+    csr: &'a Csr<F, C>,
     first: usize,
-    lanes: &[Line<F>],
-    tail: &Epilogue<'_, F>,
-    out: &mut MatrixMut<'_, F>,
-    fused: impl Fn(F, F, F) -> F + Copy,
-) {
-    let (lanes, _) = lanes.as_chunks::<V>();
-    assert_eq!(lanes.len(), csr.inputs(), "lanes of all inputs");
-    let zero = [[F::default(); LINE]; V];
-    let step = |sum: &mut [[F; LINE]; V], column: C, value: F| {
-        // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `lanes`.
-        let x = unsafe { lanes.get_unchecked(column.get()) };
-        for v in 0..V {
-            for l in 0..LINE {
-                sum[v][l] = fused(value, x[v].0[l], sum[v][l]);
+    lanes: &'a [Line<F>],
+    tail: &'a Epilogue<'a, F>,
+    out: &'a mut MatrixMut<'o, F>,
+}
+
+impl<F: SparseReal, C: Column, const V: usize, const FUSED: bool> Work for Many<'_, '_, F, C, V, FUSED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { isa, csr, first, lanes, tail, out } = self;
+        let (lanes, _) = lanes.as_chunks::<V>();
+        assert_eq!(lanes.len(), csr.inputs(), "lanes of all inputs");
+        let zero = [[F::default(); LINE]; V];
+        let step = |sum: &mut [[F; LINE]; V], column: C, value: F| {
+            // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `lanes`.
+            let x = unsafe { lanes.get_unchecked(column.get()) };
+            for (sum, x) in sum.iter_mut().zip(x) {
+                for (sum, &x) in sum.iter_mut().zip(&x.0) {
+                    *sum = if FUSED { value.fused(x, *sum) } else { value * x + *sum };
+                }
             }
+        };
+        let (tail, columns) = (tail.from(first), out.columns());
+        let mut group: Group<F, V> = [[Line([F::default(); LINE]); V]; GROUP];
+        for at in (0..columns).step_by(GROUP) {
+            let used = GROUP.min(columns - at);
+            for (r, sums) in group[..used].iter_mut().enumerate() {
+                let (columns, values) = csr.row(first + at + r);
+                let (mut even, mut odd) = (zero, zero);
+                let (column_pairs, last_column) = columns.as_chunks::<2>();
+                let (value_pairs, last_value) = values.as_chunks::<2>();
+                for (columns, values) in column_pairs.iter().zip(value_pairs) {
+                    step(&mut even, columns[0], values[0]);
+                    step(&mut odd, columns[1], values[1]);
+                }
+                for (&column, &value) in last_column.iter().zip(last_value) {
+                    step(&mut even, column, value);
+                }
+                for v in 0..V {
+                    sums[v].0 = std::array::from_fn(|l| even[v][l] + odd[v][l]);
+                }
+            }
+            scatter(isa, &group, &tail, at, used, out);
         }
-    };
-    let (tail, columns) = (tail.from(first), out.columns());
-    let mut group: Group<F, V> = [[Line([F::default(); LINE]); V]; GROUP];
-    for at in (0..columns).step_by(GROUP) {
-        let used = GROUP.min(columns - at);
-        for (r, sums) in group[..used].iter_mut().enumerate() {
-            let (columns, values) = csr.row(first + at + r);
-            let (mut even, mut odd) = (zero, zero);
-            let (column_pairs, last_column) = columns.as_chunks::<2>();
-            let (value_pairs, last_value) = values.as_chunks::<2>();
-            for (columns, values) in column_pairs.iter().zip(value_pairs) {
-                step(&mut even, columns[0], values[0]);
-                step(&mut odd, columns[1], values[1]);
-            }
-            for (&column, &value) in last_column.iter().zip(last_value) {
-                step(&mut even, column, value);
-            }
-            for v in 0..V {
-                sums[v].0 = std::array::from_fn(|l| even[v][l] + odd[v][l]);
-            }
-        }
-        scatter(isa, &group, &tail, at, used, out);
     }
 }
 

@@ -25,7 +25,7 @@ impl Number for f64 {
 }
 
 /// SplitMix64, in [-1, 1).
-fn noise(seed: u64) -> impl FnMut() -> f64 {
+pub(super) fn noise(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
     move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -33,6 +33,14 @@ fn noise(seed: u64) -> impl FnMut() -> f64 {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
+}
+
+/// Leaves the first two of every four neighbours that are not zero.
+pub(super) fn two_of_four<T: Copy + Default + PartialEq>(mut w: Vec<T>, inputs: usize) -> Vec<T> {
+    for four in w.chunks_mut(inputs.max(1)).flat_map(|row| row.chunks_mut(4)) {
+        four.iter_mut().filter(|w| **w != T::default()).skip(2).for_each(|w| *w = T::default());
+    }
+    w
 }
 
 /// Weights `[outputs, inputs]` of which about `density` are not zero, in blocks of `height` outputs.
@@ -95,7 +103,11 @@ fn every_layout<F: Number>(outputs: usize, inputs: usize, density: f64, batches:
         let rows = SparseRows::new(isa, &w, outputs, inputs);
         let blocked = weights::<F>(4, outputs, inputs, density, 16);
         let blocks = SparseBlocks::new(isa, &blocked, outputs, inputs);
+        let paired = two_of_four(w.clone(), inputs);
+        let pairs = TwoOfFour::new(isa, &paired, outputs, inputs).unwrap();
         for &batch in batches {
+            let name = format!("2:4 on {isa}");
+            check(&name, &paired, outputs, inputs, batch, &|p, x, t, y, _| pairs.multiply(p, x, t, y));
             let name = format!("rows on {isa}");
             check(&name, &w, outputs, inputs, batch, &|p, x, t, y, s| rows.multiply(p, x, t, y, s));
             let name = format!("blocks on {isa}");
@@ -166,6 +178,31 @@ fn refuses_an_input_of_another_length() {
     let mut y = [0.0; 4];
     let out = MatrixMut::new(&mut y, 2, 2);
     rows.multiply(&Pool::single(), &[0.0; 5], Epilogue::default(), out, &mut SparseScratch::default());
+}
+
+#[test]
+fn the_batch_changes_no_bit_of_two_of_four() {
+    let (outputs, inputs, batch) = (40, 91, 9);
+    let w = two_of_four(weights::<f32>(21, outputs, inputs, 0.7, 1), inputs);
+    let x = weights::<f32>(22, batch, inputs, 1.0, 1);
+    for isa in Isa::available() {
+        let pairs = TwoOfFour::new(isa, &w, outputs, inputs).unwrap();
+        let mut all = vec![0.0; batch * outputs];
+        pairs.multiply(&Pool::single(), &x, Epilogue::default(), MatrixMut::new(&mut all, batch, outputs));
+        for (x, all) in x.chunks(inputs).zip(all.chunks(outputs)) {
+            let mut one = vec![0.0; outputs];
+            pairs.multiply(&Pool::single(), x, Epilogue::default(), MatrixMut::new(&mut one, 1, outputs));
+            assert_eq!(one, all, "{isa}");
+        }
+    }
+}
+
+#[test]
+fn refuses_three_of_four() {
+    assert!(TwoOfFour::new(Isa::best(), &[1.0f32, 0.0, 2.0, 3.0], 1, 4).is_none());
+    assert!(TwoOfFourCodes::new(Isa::best(), &[1, 0, 2, 3], 1, 4).is_none());
+    // The third begins another group.
+    assert!(TwoOfFour::new(Isa::best(), &[0.0f32, 0.0, 2.0, 3.0, 4.0], 1, 5).is_some());
 }
 
 proptest! {

@@ -9,6 +9,8 @@ mod int8;
 mod pack;
 mod real;
 mod sparse;
+mod sparse_codes;
+mod two_of_four;
 
 /// Proof that this processor has AVX2 and FMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

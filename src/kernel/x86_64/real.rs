@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::real::{Job, Step, Sums};
+use crate::kernel::panels::Step;
+use crate::kernel::real::{Job, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
 /// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over

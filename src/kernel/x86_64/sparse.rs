@@ -3,10 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::sparse::{
-    Column, Csr, Epilogue, LINE, Lanes, Line, Slices, SparseReal, Strips, WINDOW, many,
-};
-use crate::kernel::{Isa, MatrixMut};
+use crate::kernel::sparse::{Csr, LINE, Lanes, Line, Slices, Strips, WINDOW};
 
 impl Avx512 {
     /// What it includes.
@@ -14,40 +11,6 @@ impl Avx512 {
         Avx2(())
     }
 }
-
-/// Many rows: the definition with fused multiply-adds, compiled for these instructions.
-macro_rules! many {
-    ($cpu:ident, $features:literal) => {
-        impl $cpu {
-            pub(in crate::kernel) fn sparse_many<F: SparseReal, C: Column, const V: usize>(
-                self,
-                isa: Isa,
-                csr: &Csr<F, C>,
-                first: usize,
-                lanes: &[Line<F>],
-                tail: &Epilogue<'_, F>,
-                out: &mut MatrixMut<'_, F>,
-            ) {
-                #[target_feature(enable = $features)]
-                fn inner<F: SparseReal, C: Column, const V: usize>(
-                    isa: Isa,
-                    csr: &Csr<F, C>,
-                    first: usize,
-                    lanes: &[Line<F>],
-                    tail: &Epilogue<'_, F>,
-                    out: &mut MatrixMut<'_, F>,
-                ) {
-                    many::<F, C, V>(isa, csr, first, lanes, tail, out, F::fused);
-                }
-                // SAFETY: `self` proves the instructions.
-                unsafe { inner::<F, C, V>(isa, csr, first, lanes, tail, out) }
-            }
-        }
-    };
-}
-
-many!(Avx2, "avx2,fma");
-many!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma");
 
 /// Blocks of 16 outputs: `$vectors` vectors hold them, and `$tile` rows of a batch fill the registers.
 macro_rules! blocks {

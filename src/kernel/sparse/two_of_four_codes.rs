@@ -1,0 +1,163 @@
+//! 2:4 weights of codes: `u8` (or `i8`) activations times `i8` weights, exact in `i32`.
+//!
+//! ```text
+//! slice s: the outputs 16 s ..      step k: the inputs 8 k .. 8 k + 8, two groups of four
+//! place c of 4 of a lane: a weight of group c / 2, and which of its four inputs it meets, two bits
+//! ```
+//!
+//! The sums are those of the dense product, to the bit. With AVX-512 a shuffle within 128 bits picks the 64 inputs of a
+//! step, and one dot product (`vpdpbusd`) multiplies them and adds in fours; elsewhere this is the plain definition.
+
+use super::codes::{CODE_LANES, Signs, Start, each_panel, share_tail, weight_sums};
+use super::two_of_four::{TILE, kept};
+use crate::kernel::int8::Input;
+use crate::kernel::tail::Tail;
+use crate::kernel::tiles::PANEL;
+use crate::kernel::{Isa, Pool};
+
+/// Inputs of a step.
+pub(in crate::kernel) const STEP: usize = 8;
+
+/// Outputs of a slice.
+pub(in crate::kernel) const SLICE: usize = 16;
+
+/// 16 outputs, four places each; the indices of an output are two bits of its byte, from the lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernel) struct PairCodes {
+    pub(in crate::kernel) values: [[i8; 4]; SLICE],
+    pub(in crate::kernel) indices: [u8; SLICE],
+}
+
+/// 2:4 `i8` weights `[outputs, inputs]`, ready to multiply on one set of instructions.
+///
+/// ```
+/// use trimnet::kernel::{Codes, Input, Isa, MatrixMut, Pool, SparseCodesScratch, Tail, TwoOfFourCodes};
+///
+/// let weights = TwoOfFourCodes::new(Isa::best(), &[0, 2, 0, -3], 1, 4).expect("two of four");
+/// let mut sums = [0];
+/// let input = Input { codes: Codes::U8(&[1, 10, 100, 20]), zero_point: 0, bias: None };
+/// let tail = Tail::Sums { out: MatrixMut::new(&mut sums, 1, 1) };
+/// weights.multiply(&Pool::single(), input, tail, &mut SparseCodesScratch::default());
+/// assert_eq!(sums, [-40]);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TwoOfFourCodes {
+    isa: Isa,
+    inputs: usize,
+    /// Invariant: one for each slice and eight inputs, slice by slice.
+    steps: Vec<PairCodes>,
+    sums: Vec<i32>,
+}
+
+impl TwoOfFourCodes {
+    /// From row-major weights `[outputs, inputs]`, or `None` if four neighbours hold more than two that are not zero. The last
+    /// group of a row may be shorter.
+    ///
+    /// # Panics
+    /// Unless `weights` has `outputs * inputs` elements.
+    pub fn new(isa: Isa, weights: &[i8], outputs: usize, inputs: usize) -> Option<Self> {
+        assert_eq!(Some(weights.len()), outputs.checked_mul(inputs), "weights of {outputs} x {inputs}");
+        let depth = inputs.div_ceil(STEP);
+        let none = PairCodes { values: [[0; 4]; SLICE], indices: [0; SLICE] };
+        let mut steps = vec![none; outputs.div_ceil(SLICE) * depth];
+        for (i, row) in weights.chunks_exact(inputs.max(1)).enumerate() {
+            for (g, four) in row.chunks(4).enumerate() {
+                let step = &mut steps[i / SLICE * depth + g / 2];
+                for (slot, (index, value)) in kept(four)?.into_iter().enumerate() {
+                    let place = g % 2 * 2 + slot;
+                    step.values[i % SLICE][place] = value;
+                    step.indices[i % SLICE] |= (index as u8) << (2 * place);
+                }
+            }
+        }
+        Some(Self { isa, inputs, steps, sums: weight_sums(weights, outputs, inputs) })
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Bytes in memory.
+    pub fn size_bytes(&self) -> usize {
+        size_of_val(self.steps.as_slice()) + size_of_val(self.sums.as_slice())
+    }
+
+    /// Multiplies `input` by the weights and sends the sums through `tail`, whose matrix has a column per output.
+    ///
+    /// # Panics
+    /// If lengths disagree.
+    pub fn multiply(
+        &self,
+        pool: &Pool,
+        input: Input<'_>,
+        tail: Tail<'_>,
+        scratch: &mut super::codes::SparseCodesScratch,
+    ) {
+        let (outputs, inputs, batch) = (self.outputs(), self.inputs, tail.rows());
+        tail.check(outputs, outputs);
+        let signs = Signs::new(&input, batch, inputs);
+        let start = Start::new(&self.sums, signs.zero_point, input.bias);
+        let depth = inputs.div_ceil(STEP);
+        let x = signs.padded(inputs, depth * STEP, &mut scratch.bytes);
+        let nanoseconds = self.steps.len() as f64 * 2.0 * (1.0 + batch as f64);
+        share_tail(pool, nanoseconds, tail, |panels, mut tail| {
+            // Some rows at a time: their sums have to stay in the cache, and so have the weights of a panel.
+            for first in (0..batch).step_by(CODE_LANES) {
+                let rows = first..batch.min(first + CODE_LANES);
+                each_panel(self.isa, outputs, panels.clone(), &mut tail, &rows, &start, |column, sums| {
+                    let slices =
+                        self.steps.chunks_exact(depth.max(1)).skip(column / SLICE).take(PANEL / SLICE);
+                    sums.as_flattened_mut().fill(0);
+                    for (half, steps) in slices.enumerate() {
+                        for (b, sums) in rows.clone().step_by(TILE).zip(sums.chunks_mut(TILE)) {
+                            let count = TILE.min(rows.end - b);
+                            // Rows that do not exist repeat the last.
+                            let row = |t: usize| &x[(b + t.min(count - 1)) * depth * STEP..][..depth * STEP];
+                            let x: [&[[u8; STEP]]; TILE] = std::array::from_fn(|t| row(t).as_chunks().0);
+                            let mut part = [[0; SLICE]; TILE];
+                            pairs_on(self.isa, steps, &x, count, &mut part);
+                            for (sums, part) in sums.iter_mut().zip(&part) {
+                                sums[half * SLICE..][..SLICE].copy_from_slice(part);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn pairs_on(
+    isa: Isa,
+    steps: &[PairCodes],
+    x: &[&[[u8; STEP]]; TILE],
+    rows: usize,
+    sums: &mut [[i32; SLICE]; TILE],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(cpu) => cpu.pair_codes(steps, x, rows, sums),
+        _ => pairs(steps, x, rows, sums),
+    }
+}
+
+/// The definition: `sums[t]` of one slice for row `t`, for the first `rows` at least.
+fn pairs(steps: &[PairCodes], x: &[&[[u8; STEP]]; TILE], rows: usize, sums: &mut [[i32; SLICE]; TILE]) {
+    for (x, sums) in x[..rows].iter().zip(sums) {
+        *sums = [0; SLICE];
+        for (step, x) in steps.iter().zip(*x) {
+            for ((sum, values), &indices) in sums.iter_mut().zip(&step.values).zip(&step.indices) {
+                for (place, &value) in values.iter().enumerate() {
+                    let index = place / 2 * 4 + usize::from(indices >> (2 * place) & 3);
+                    *sum = sum.wrapping_add(i32::from(value) * i32::from(x[index]));
+                }
+            }
+        }
+    }
+}
