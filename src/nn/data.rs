@@ -326,7 +326,7 @@ fn shuffled(n: usize, seed: u64) -> Vec<usize> {
 fn shuffle(order: &mut [usize], rng: &mut dyn Rng) {
     for i in (1..order.len()).rev() {
         let below = i as u128 + 1;
-        let j = (u128::from(rng.next_u64()) * below >> 64) as usize;
+        let j = ((u128::from(rng.next_u64()) * below) >> 64) as usize;
         order.swap(i, j);
     }
 }
