@@ -1,6 +1,6 @@
 //! The element type of every tensor: `f32` or `f64`.
 
-use ndarray::{Array2, ArrayView, Dimension, NdFloat};
+use ndarray::{Array2, ArrayRef2, ArrayView, Dimension, NdFloat};
 use num_traits::{FromPrimitive, ToPrimitive};
 
 use crate::error::{Error, Result};
@@ -122,13 +122,13 @@ pub(crate) fn into_rows<F: Float>(x: Array2<F>) -> Array2<F> {
 }
 
 /// The elements of a matrix that went through [`into_rows`], row after row.
-pub(crate) fn elements<F: Float>(x: &Array2<F>) -> &[F] {
+pub(crate) fn elements<F: Float>(x: &ArrayRef2<F>) -> &[F] {
     debug_assert!(x.is_standard_layout());
     x.as_slice().unwrap_or_default()
 }
 
 /// [`elements`], to write.
-pub(crate) fn elements_mut<F: Float>(x: &mut Array2<F>) -> &mut [F] {
+pub(crate) fn elements_mut<F: Float>(x: &mut ArrayRef2<F>) -> &mut [F] {
     debug_assert!(x.is_standard_layout());
     x.as_slice_mut().unwrap_or_default()
 }

@@ -15,40 +15,10 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis, Zip};
 
 use super::affine::{AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads};
 use super::columns::{self, Moments};
+use super::running::{BnConvention, Momentum};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
 use crate::traits::Normalizer;
-
-/// How a training batch enters the running statistics.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum BnConvention {
-    /// `running = (1 - m) * running + m * new`, m = 0.1; the running variance is unbiased, `n / (n - 1)`.
-    #[default]
-    Torch,
-    /// `running = m * running + (1 - m) * new`, m = 0.9; population variance.
-    Onnx,
-    /// `running = (1 - m) * running + m * new`, m = 0.1; population variance.
-    Burn,
-}
-
-impl BnConvention {
-    fn default_momentum(self) -> f64 {
-        match self {
-            Self::Torch | Self::Burn => 0.1,
-            Self::Onnx => 0.9,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-enum Momentum {
-    OfConvention,
-    Fixed(f64),
-    Cumulative,
-}
 
 /// Normalizes each feature of a batch `[batch, features]` by the batch's own mean and variance while training,
 /// and by their running values afterwards.
@@ -140,13 +110,7 @@ impl<F: Float> BatchNorm<F> {
     /// # Errors
     /// [`Error::OutOfRange`] unless `0 <= momentum <= 1`.
     pub fn with_momentum(mut self, momentum: Option<f64>) -> Result<Self> {
-        self.momentum = match momentum {
-            Some(m) if (0.0..=1.0).contains(&m) => Momentum::Fixed(m),
-            Some(value) => {
-                return Err(Error::OutOfRange { name: "momentum", value, range: "0 <= momentum <= 1" });
-            }
-            None => Momentum::Cumulative,
-        };
+        self.momentum = Momentum::new(momentum)?;
         Ok(self)
     }
 
@@ -194,11 +158,7 @@ impl<F: Float> BatchNorm<F> {
 
     /// The momentum, `None` for the cumulative mean.
     pub fn momentum(&self) -> Option<f64> {
-        match self.momentum {
-            Momentum::OfConvention => Some(self.convention.default_momentum()),
-            Momentum::Fixed(m) => Some(m),
-            Momentum::Cumulative => None,
-        }
+        self.momentum.value(self.convention)
     }
 
     /// How batches enter the running statistics.
@@ -273,18 +233,11 @@ impl<F: Float> BatchNorm<F> {
 
     fn update_running(&mut self, moments: &Moments<F>, rows: usize) {
         self.batches = self.batches.saturating_add(1);
-        let new = match (self.momentum(), self.convention) {
-            (None, _) => 1.0 / self.batches as f64,
-            (Some(m), BnConvention::Onnx) => 1.0 - m,
-            (Some(m), BnConvention::Torch | BnConvention::Burn) => m,
-        };
-        let divisor = match self.convention {
-            BnConvention::Torch => rows - 1,
-            BnConvention::Onnx | BnConvention::Burn => rows,
-        } as f64;
+        let new = self.momentum.weight_of_new(self.convention, self.batches);
+        let divisor = self.convention.divisor(rows);
         let mix =
             |running: &mut F, batch: f64| *running = F::of(running.as_f64() * (1.0 - new) + batch * new);
-        self.running_mean.iter_mut().zip(moments.mean()).for_each(|(running, mean)| mix(running, mean));
+        self.running_mean.iter_mut().zip(&moments.mean).for_each(|(running, &mean)| mix(running, mean));
         self.running_var.iter_mut().zip(&moments.m2).for_each(|(running, m2)| mix(running, m2 / divisor));
     }
 }
@@ -297,9 +250,10 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
     fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
         check_width("x", &x, self.features())?;
         let mut y = into_rows(x);
-        let scale = self.scale().mapv(F::of);
+        let scale = self.scale().mapv(F::of).to_vec();
+        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
         for row in elements_mut(&mut y).chunks_exact_mut(self.features()) {
-            let settings = self.running_mean.iter().zip(&scale).zip(&self.beta);
+            let settings = running_mean.iter().zip(&scale).zip(&beta);
             for (y, ((&mean, &scale), &beta)) in row.iter_mut().zip(settings) {
                 *y = (*y - mean) * scale + beta;
             }
@@ -315,9 +269,10 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
             return Err(Error::Unsupported { what: "the inverse of batch norm", reason });
         }
         let mut x = into_rows(y);
-        let inverse = self.scale().mapv(|scale| F::of(1.0 / scale));
+        let inverse = self.scale().mapv(|scale| F::of(1.0 / scale)).to_vec();
+        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
         for row in elements_mut(&mut x).chunks_exact_mut(self.features()) {
-            let settings = self.running_mean.iter().zip(&inverse).zip(&self.beta);
+            let settings = running_mean.iter().zip(&inverse).zip(&beta);
             for (x, ((&mean, &inverse), &beta)) in row.iter_mut().zip(settings) {
                 *x = (*x - beta) * inverse + mean;
             }
@@ -335,19 +290,16 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
             return Err(Error::BatchTooSmall { what: "batch norm in training", rows, needed: 2 });
         }
         let mut x_hat = into_rows(x);
-        let moments = Moments::of(&x_hat)?;
+        let moments = Moments::of("x", &x_hat)?;
         let std: Vec<f64> = moments.m2.iter().map(|m2| (m2 / rows as f64 + self.eps).sqrt()).collect();
-        let offset: Vec<F> = moments.offset.iter().map(|&offset| F::of(offset)).collect();
         let inverse: Vec<F> = std.iter().map(|std| F::of(1.0 / std)).collect();
 
+        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
         let mut y = Array2::zeros((rows, features));
         let outputs = elements_mut(&mut y).chunks_exact_mut(features);
         for (row, y) in elements_mut(&mut x_hat).chunks_exact_mut(features).zip(outputs) {
-            let statistics = moments.first.iter().zip(&offset).zip(&inverse);
-            for (x, ((&first, &offset), &inverse)) in row.iter_mut().zip(statistics) {
-                *x = ((*x - first) - offset) * inverse;
-            }
-            for (((y, &x_hat), &gamma), &beta) in y.iter_mut().zip(&*row).zip(&self.gamma).zip(&self.beta) {
+            moments.standardize(row, &inverse);
+            for (((y, &x_hat), &gamma), &beta) in y.iter_mut().zip(&*row).zip(&gamma).zip(&beta) {
                 *y = x_hat * gamma + beta;
             }
         }
@@ -395,5 +347,115 @@ impl<F: Float> TryFrom<Raw<F>> for BatchNorm<F> {
             Momentum::Fixed(m) => norm.with_momentum(Some(m)),
             Momentum::Cumulative => norm.with_momentum(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_abs_diff_eq as close;
+    use ndarray::array;
+
+    fn norm() -> BatchNorm<f64> {
+        BatchNorm::new(1).unwrap()
+    }
+
+    /// Derived by hand from the formula.
+    #[test]
+    fn folds_into_the_linear_layer_before_it() {
+        let one = |x: f64| array![x];
+        let norm = BatchNorm::from_parts(one(1.5), one(-0.25), one(1.0), one(3.99999), 1e-5).unwrap();
+        let (mut weight, mut bias) = (array![[2.0, -1.0]], array![0.5]);
+        norm.fold_into(&mut weight, &mut bias).unwrap();
+        close!(weight, array![[1.5, -0.75]], epsilon = 1e-12);
+        close!(bias, array![-0.625], epsilon = 1e-12);
+
+        assert!(matches!(norm.fold_into(&mut array![[1.0], [2.0]], &mut bias), Err(Error::Shape { .. })));
+        assert!(matches!(norm.fold_into(&mut weight, &mut array![1.0, 2.0]), Err(Error::Shape { .. })));
+        let (scale, shift) = norm.scale_shift();
+        close!(scale, array![0.75], epsilon = 1e-12);
+        close!(shift, array![-1.0], epsilon = 1e-12);
+    }
+
+    #[test]
+    fn a_batch_with_few_digits_left_keeps_its_variance() {
+        // In f32 the neighbours of 1e6 are 1/16 apart; the naive formulas give a negative variance here.
+        let step = |i: usize| if i.is_multiple_of(2) { -0.0625_f32 } else { 0.0625 };
+        let x = Array2::from_shape_fn((1000, 2), |(i, j)| if j == 0 { 1e6 + step(i) } else { step(i) });
+        let mut norm = BatchNorm::<f32>::new(2).unwrap().with_momentum(Some(1.0)).unwrap();
+        let (y, _) = norm.normalize_batch(x).unwrap();
+        close!(norm.running_var()[0], 0.0625 * 0.0625 * (1000.0 / 999.0), epsilon = 1e-8);
+        assert_eq!(y.column(0), y.column(1));
+        close!(y.column(0).sum(), 0.0, epsilon = 1e-2);
+
+        let x = Array2::from_shape_fn((1000, 1), |(i, _)| 1e6_f32 + 1e-2 * (i % 7) as f32);
+        let (y, _) = BatchNorm::new(1).unwrap().normalize_batch(x).unwrap();
+        assert!(y.iter().all(|y| y.is_finite()));
+    }
+
+    #[test]
+    fn refuses_a_batch_of_one() {
+        for convention in [BnConvention::Torch, BnConvention::Onnx, BnConvention::Burn] {
+            for rows in [0, 1] {
+                let error = norm().with_convention(convention).normalize_batch(Array2::zeros((rows, 1)));
+                let expected = format!("batch norm in training needs at least 2 rows, got {rows}");
+                assert_eq!(error.unwrap_err().to_string(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_batch_leaves_no_trace() {
+        let mut norm = BatchNorm::<f32>::new(2).unwrap();
+        let before = norm.clone();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = norm.normalize_batch(array![[1.0, 2.0], [3.0, 4.0], [5.0, bad]]).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { what: "x", index, .. } if index == [2, 1]));
+        }
+        let error = norm.normalize_batch(array![[1.0, f32::MAX], [3.0, f32::MIN]]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "variance of a feature is NaN at index [1]; only finite numbers are allowed"
+        );
+        assert_eq!(norm, before);
+    }
+
+    #[test]
+    fn has_no_inverse_where_a_gamma_is_zero() {
+        let (gamma, zeros) = (array![1.0, 0.0], Array1::zeros(2));
+        let norm =
+            BatchNorm::from_parts(gamma.clone(), zeros.clone(), zeros, array![1.0, 1.0], 1e-5).unwrap();
+        let error = norm.denormalize(array![[1.0, 2.0]]).unwrap_err();
+        assert!(
+            matches!(&error, Error::Unsupported { reason, .. } if reason.contains("feature 1")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_settings_outside_their_range() {
+        for eps in [0.0, -1e-5, f64::NAN, f64::INFINITY, 1e-40] {
+            assert!(BatchNorm::<f32>::new(1).unwrap().with_eps(eps).is_err(), "{eps}");
+        }
+        for momentum in [-0.1, 1.1, f64::NAN] {
+            assert!(norm().with_momentum(Some(momentum)).is_err());
+        }
+        assert!(matches!(BatchNorm::<f32>::new(0), Err(Error::Empty { .. })));
+        let one = || array![1.0];
+        assert!(BatchNorm::from_parts(one(), one(), one(), array![-1.0], 1e-5).is_err());
+        assert!(BatchNorm::from_parts(one(), one(), array![f64::NAN], one(), 1e-5).is_err());
+        assert!(BatchNorm::from_parts(one(), array![1.0, 2.0], one(), one(), 1e-5).is_err());
+    }
+
+    #[test]
+    fn selected_features_behave_as_before() {
+        let part = |start: f64| Array1::from_iter((0..3).map(|i| start + f64::from(i)));
+        let norm = BatchNorm::from_parts(part(1.0), part(0.5), part(-1.0), part(2.0), 1e-5).unwrap();
+        let x = array![[1.0, 2.0, 3.0], [-1.0, 0.0, 4.0]];
+        let few = norm.select(&[2, 0]).unwrap();
+        let expected = norm.normalize(x.clone()).unwrap().select(Axis(1), &[2, 0]);
+        assert_eq!(few.normalize(x.select(Axis(1), &[2, 0])).unwrap(), expected);
+        assert!(matches!(norm.select(&[3]), Err(Error::OutOfRange { name: "keep", .. })));
+        assert!(matches!(norm.select(&[]), Err(Error::Empty { .. })));
     }
 }

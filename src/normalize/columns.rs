@@ -8,7 +8,7 @@
 //! lose it (Chan, Golub, LeVeque 1983, "shifted data"). A first row far from the rest does no harm: its
 //! distance is at most `sqrt(rows)` deviations.
 
-use ndarray::Array2;
+use ndarray::ArrayRef2;
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, elements};
@@ -19,9 +19,11 @@ const BLOCK: usize = 64;
 /// Mean and spread of each column of a batch.
 pub(super) struct Moments<F> {
     /// The first row.
-    pub(super) first: Vec<F>,
+    first: Vec<F>,
     /// Mean minus first row.
-    pub(super) offset: Vec<f64>,
+    offset: Vec<F>,
+    /// The means.
+    pub(super) mean: Vec<f64>,
     /// Sum of squared distances from the mean, never negative.
     pub(super) m2: Vec<f64>,
 }
@@ -31,43 +33,48 @@ impl<F: Float> Moments<F> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] for NaN and infinity, and for a feature whose variance overflows.
-    pub(super) fn of(x: &Array2<F>) -> Result<Self> {
+    pub(super) fn of(what: &'static str, x: &ArrayRef2<F>) -> Result<Self> {
         let (rows, width) = x.dim();
         let x_flat = elements(x);
         let first = x_flat.get(..width).unwrap_or_default().to_vec();
-        let mut offset = vec![0.0; width];
-        let mut m2 = vec![0.0; width];
+        let (mut mean, mut m2) = (vec![0.0; width], vec![0.0; width]);
         let (mut sum, mut square) = (vec![F::zero(); width], vec![F::zero(); width]);
         for block in x_flat.chunks((BLOCK * width).max(1)) {
             for row in block.chunks_exact(width) {
                 for (((sum, square), &x), &first) in sum.iter_mut().zip(&mut square).zip(row).zip(&first) {
                     let d = x - first;
-                    *sum = *sum + d;
-                    *square = *square + d * d;
+                    *sum += d;
+                    *square += d * d;
                 }
             }
-            flush(&mut sum, &mut offset);
+            flush(&mut sum, &mut mean);
             flush(&mut square, &mut m2);
         }
-        for (j, (offset, m2)) in offset.iter_mut().zip(&mut m2).enumerate() {
-            let sum = *offset;
-            *offset = sum / rows as f64;
+        let mut offset = Vec::with_capacity(width);
+        for (j, (mean, m2)) in mean.iter_mut().zip(&mut m2).enumerate() {
+            let sum = *mean;
+            let distance = sum / rows as f64;
             // sum (d - mean)^2 = sum d^2 - (sum d) * mean
-            *m2 -= sum * *offset;
-            if *m2 < 0.0 {
-                *m2 = 0.0;
-            }
+            *m2 -= sum * distance;
             if !m2.is_finite() {
-                check_finite("x", &x.view())?;
+                check_finite(what, &x.view())?;
                 return Err(Error::NotFinite { what: "variance of a feature", index: vec![j], value: *m2 });
             }
+            *m2 = m2.max(0.0);
+            offset.push(F::of(distance));
+            *mean = first[j].as_f64() + distance;
         }
-        Ok(Self { first, offset, m2 })
+        Ok(Self { first, offset, mean, m2 })
     }
 
-    /// The means.
-    pub(super) fn mean(&self) -> impl Iterator<Item = f64> + '_ {
-        self.first.iter().zip(&self.offset).map(|(first, offset)| first.as_f64() + offset)
+    /// Turns every `x` into `(x - mean) * inverse`, in place; `inverse` has one number per column.
+    pub(super) fn standardize(&self, x: &mut [F], inverse: &[F]) {
+        for row in x.chunks_exact_mut(self.first.len()) {
+            let statistics = self.first.iter().zip(&self.offset).zip(inverse);
+            for (x, ((&first, &offset), &inverse)) in row.iter_mut().zip(statistics) {
+                *x = ((*x - first) - offset) * inverse;
+            }
+        }
     }
 }
 
@@ -79,8 +86,8 @@ pub(super) fn product_sums<F: Float>(a: &[F], b: &[F], width: usize) -> (Vec<f64
     for (a, b) in a.chunks(block).zip(b.chunks(block)) {
         for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
             for (((sum, product), &a), &b) in sum.iter_mut().zip(&mut product).zip(a).zip(b) {
-                *sum = *sum + a;
-                *product = *product + a * b;
+                *sum += a;
+                *product += a * b;
             }
         }
         flush(&mut sum, &mut sums);

@@ -46,7 +46,7 @@ pub struct LayerNorm<F> {
 pub struct LayerNormCache<F> {
     x_hat: Array2<F>,
     inverse: Vec<F>,
-    gamma: Array1<F>,
+    gamma: Vec<F>,
 }
 
 impl<F: Float> LayerNorm<F> {
@@ -144,8 +144,9 @@ impl<F: Float> LayerNorm<F> {
 
     /// `x_hat * gamma + beta`, in place.
     fn affine(&self, x_hat: &mut Array2<F>) {
+        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
         for row in elements_mut(x_hat).chunks_exact_mut(self.features()) {
-            for ((y, &gamma), &beta) in row.iter_mut().zip(&self.gamma).zip(&self.beta) {
+            for ((y, &gamma), &beta) in row.iter_mut().zip(&gamma).zip(&beta) {
                 *y = *y * gamma + beta;
             }
         }
@@ -165,12 +166,15 @@ fn lane_sums<F: Float>(a: &[F], b: &[F], f: impl Fn(F, F) -> F, g: impl Fn(F, F)
     let (mut f_total, mut g_total) = (0.0, 0.0);
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let (mut f_lanes, mut g_lanes) = ([F::zero(); LANES], [F::zero(); LANES]);
-        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        let mut add = |a: &[F], b: &[F]| {
             for (((f_lane, g_lane), &a), &b) in f_lanes.iter_mut().zip(&mut g_lanes).zip(a).zip(b) {
-                *f_lane = *f_lane + f(a, b);
-                *g_lane = *g_lane + g(a, b);
+                *f_lane += f(a, b);
+                *g_lane += g(a, b);
             }
-        }
+        };
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        a.iter().zip(b).for_each(|(a, b)| add(a, b));
+        add(a_rest, b_rest);
         f_total += f_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
         g_total += g_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
     }
@@ -202,7 +206,7 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
         let inverse = self.standardize(&mut x_hat)?;
         let mut y = x_hat.clone();
         self.affine(&mut y);
-        Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.clone() }))
+        Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.to_vec() }))
     }
 
     fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {
@@ -214,7 +218,7 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
         let (dbeta, dgamma) = product_sums(elements(&dx), elements(&cache.x_hat), n);
         let rows = elements_mut(&mut dx).chunks_exact_mut(n).zip(elements(&cache.x_hat).chunks_exact(n));
         for ((row, x_hat), &inverse) in rows.zip(&cache.inverse) {
-            row.iter_mut().zip(&cache.gamma).for_each(|(dy, &gamma)| *dy = *dy * gamma);
+            row.iter_mut().zip(&cache.gamma).for_each(|(dy, &gamma)| *dy *= gamma);
             let (g_sum, gx_sum) = lane_sums(row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
             let (g_mean, gx_mean) = (F::of(g_sum / n as f64), F::of(gx_sum / n as f64));
             for (g, &x_hat) in row.iter_mut().zip(x_hat) {
@@ -242,5 +246,68 @@ impl<F: Float> TryFrom<Raw<F>> for LayerNorm<F> {
 
     fn try_from(raw: Raw<F>) -> Result<Self> {
         Self::from_parts(raw.gamma, raw.beta, raw.eps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_abs_diff_eq as close;
+    use ndarray::array;
+
+    #[test]
+    fn every_row_stands_alone() {
+        let norm = LayerNorm::from_parts(array![1.0, 2.0, 3.0], array![0.0, 1.0, -1.0], 1e-5).unwrap();
+        let x = array![[1.0, 2.0, 4.0], [1e3, 2e3, -1e3]];
+        let both = norm.normalize(x.clone()).unwrap();
+        let alone = norm.normalize(x.slice(ndarray::s![1.., ..]).to_owned()).unwrap();
+        assert_eq!(both.row(1), alone.row(0));
+        // x_hat of [1, 2, 4] as in batch norm's golden vector.
+        let expected = array![-1.06904153, 2.0 * -0.26726038 + 1.0, 3.0 * 1.33630191 - 1.0];
+        close!(both.row(0).to_owned(), expected, epsilon = 1e-7);
+    }
+
+    #[test]
+    fn a_constant_row_becomes_beta() {
+        let norm = LayerNorm::from_parts(array![2.0_f32, 2.0], array![0.5, -0.5], 1e-5).unwrap();
+        let y = norm.normalize(array![[0.1, 0.1], [0.0, 0.0], [1e30, 1e30]]).unwrap();
+        assert!(y.rows().into_iter().all(|row| row == array![0.5, -0.5]));
+        assert_eq!(LayerNorm::<f32>::new(1).unwrap().normalize(array![[7.0]]).unwrap(), array![[0.0]]);
+    }
+
+    #[test]
+    fn a_long_row_far_from_zero_stays_accurate() {
+        let n = 100_001;
+        let x = Array2::from_shape_fn((1, n), |(_, j)| 1e6_f32 + (j % 3) as f32);
+        let y = LayerNorm::new(n).unwrap().normalize(x).unwrap();
+        let (low, high) = (y[[0, 0]], y[[0, 2]]);
+        close!(low, -1.224745, epsilon = 1e-4);
+        close!(high, 1.224745, epsilon = 1e-4);
+    }
+
+    #[test]
+    fn has_no_inverse_and_says_why() {
+        let error = LayerNorm::<f32>::new(1).unwrap().denormalize(array![[0.0]]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the inverse of layer norm: the mean and deviation of the row are not in its output"
+        );
+    }
+
+    #[test]
+    fn refuses_nan_and_settings_outside_their_range() {
+        let error = LayerNorm::<f64>::new(2).unwrap().normalize(array![[1.0, 2.0], [1.0, f64::NAN]]);
+        assert!(matches!(error, Err(Error::NotFinite { index, .. }) if index == [1, 1]));
+        assert!(LayerNorm::<f32>::new(0).is_err());
+        assert!(LayerNorm::<f32>::new(1).unwrap().with_eps(0.0).is_err());
+        assert!(LayerNorm::from_parts(array![1.0], array![1.0, 2.0], 1e-5).is_err());
+    }
+
+    #[test]
+    fn selects_the_parameters_of_what_is_left() {
+        let norm = LayerNorm::from_parts(array![1.0, 2.0, 3.0], array![4.0, 5.0, 6.0], 1e-3).unwrap();
+        let expected = LayerNorm::from_parts(array![3.0, 1.0], array![6.0, 4.0], 1e-3).unwrap();
+        assert_eq!(norm.select(&[2, 0]).unwrap(), expected);
+        assert!(norm.select(&[3]).is_err());
     }
 }

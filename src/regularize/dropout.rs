@@ -9,10 +9,11 @@
 //! counterpart: leave the layer out. Srivastava et al., JMLR 15 (2014).
 //!
 //! Chance comes in 16-bit draws of Philox4x32-10, keyed by one `u64` from the passed generator and addressed
-//! by position in row-major order. Element `i` is dropped if its draw is below `round(p * 65536)`:
+//! by position in row-major order. Element `i` is dropped if its draw is below `round(p * 65536)`. The draws of
+//! 64 elements are the words of eight counters, word by word, so that eight counters fill a vector register:
 //!
 //! ```text
-//! counter = i / 8      word = i / 2 % 4      half = i % 2, the lower one first
+//! counter = 8 * (i / 64) + i / 2 % 8      word = i / 16 % 4      half = i % 2, the lower one first
 //! ```
 //!
 //! So `p` is served to within 1 / 131072, and the gain is that of the `p` that is served: the mean is kept
@@ -98,13 +99,21 @@ impl Dropout {
 fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
     let words = stream.block(index);
     let mut draws = [0; CHUNK];
-    for (lane, draws) in draws.chunks_exact_mut(8).enumerate() {
-        for (word, pair) in words.iter().zip(draws.chunks_exact_mut(2)) {
-            pair[0] = word[lane] as u16;
-            pair[1] = (word[lane] >> 16) as u16;
-        }
+    for (pair, word) in draws.as_chunks_mut().0.iter_mut().zip(words.as_flattened()) {
+        *pair = [*word as u16, (*word >> 16) as u16];
     }
     draws
+}
+
+/// Bit `i` is 1 if draw `i` keeps.
+#[inline]
+fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
+    let kept = draws.map(|draw| u8::from(draw >= threshold));
+    let bytes = kept.as_chunks().0.iter().map(|&eight| {
+        // Moves bit 0 of byte i to bit 56 + i; no two terms of the product meet.
+        (u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080)) >> 56
+    });
+    bytes.rev().fold(0, |word, byte| word << 8 | byte)
 }
 
 impl<F: Float> Regularizer<F> for Dropout {
@@ -126,8 +135,7 @@ impl<F: Float> Regularizer<F> for Dropout {
                 // Written, not multiplied: an infinity times 0 would be NaN.
                 *y = if draw < threshold { F::zero() } else { *y * factor };
             }
-            let bits = draws.iter().enumerate().map(|(i, &draw)| u64::from(draw >= threshold) << i);
-            keep.push(bits.fold(0, |word, bit| word | bit));
+            keep.push(kept_bits(&draws, threshold));
         }
         (y, DropoutCache { dim, keep: Some(keep), gain })
     }
@@ -168,5 +176,97 @@ impl TryFrom<Raw> for Dropout {
 
     fn try_from(raw: Raw) -> Result<Self> {
         Self::new(raw.p)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, array};
+    use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    fn perturb<F: Float>(p: f64, x: Array2<F>) -> (Array2<F>, DropoutCache) {
+        Dropout::new(p).unwrap().perturb(x, &mut Xoshiro256PlusPlus::seed_from_u64(1))
+    }
+
+    /// Computed from the formulas of this page in Python.
+    #[test]
+    fn the_stream_never_changes() {
+        let stream = Philox::new(0x0123_4567_89ab_cdef);
+        let draw = |i: usize| draws(stream, (i / CHUNK) as u64)[i % CHUNK];
+        let expected = [8750, 47184, 5222, 44490, 10655, 63438, 30960, 44080, 12473, 41002, 56202, 22373];
+        for (i, expected) in expected.into_iter().enumerate() {
+            assert_eq!(draw(i), expected);
+        }
+        assert_eq!([63, 64, 100, 1000].map(draw), [21803, 14371, 35137, 28788]);
+    }
+
+    #[test]
+    fn a_seed_drops_the_same_activations_for_ever() {
+        let (_, cache) = perturb(0.5, Array2::<f32>::ones((3, 64)));
+        let pinned = [0x8aae_6f6d_0495_238e, 0x3cef_1d84_957b_1127, 0xdef1_023e_52ea_d4ef];
+        assert_eq!(cache.keep.unwrap(), pinned);
+    }
+
+    #[test]
+    fn refuses_all_but_zero_to_below_one() {
+        for p in [-0.1, -f64::MIN_POSITIVE, 1.0, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let error = Dropout::new(p).unwrap_err();
+            assert!(error.to_string().ends_with("allowed is 0 <= p < 1"), "{error}");
+        }
+        for p in [0.0, -0.0, 1e-300, 0.5, 1.0 - f64::EPSILON] {
+            assert!(Dropout::new(p).is_ok());
+        }
+    }
+
+    #[test]
+    fn is_the_identity_at_zero_bit_by_bit() {
+        let x = array![[f64::NAN, f64::INFINITY, -0.0, 1.0]];
+        for p in [0.0, 1e-300, 1.0 / 131_073.0] {
+            let (y, cache) = perturb(p, x.clone());
+            let dx = Dropout::new(p).unwrap().backward(cache, x.clone());
+            for out in [y, dx] {
+                assert!(out.iter().zip(&x).all(|(a, b)| a.to_bits() == b.to_bits()));
+            }
+        }
+    }
+
+    #[test]
+    fn serves_p_to_within_half_a_draw_and_never_one() {
+        for p in [1e-5, 0.1, 0.3, 0.5, 0.9, 0.99999] {
+            assert!((Dropout::new(p).unwrap().effective_p() - p).abs() <= 0.5 / 65536.0);
+        }
+        let almost_one = Dropout::new(1.0 - f64::EPSILON).unwrap();
+        assert_eq!((almost_one.effective_p(), almost_one.gain()), (65535.0 / 65536.0, 65536.0));
+        for p in [0.25, 0.5, 0.75] {
+            let dropout = Dropout::new(p).unwrap();
+            assert_eq!((dropout.effective_p(), dropout.gain()), (p, 1.0 / (1.0 - p)));
+        }
+    }
+
+    #[test]
+    fn a_dropped_infinity_is_zero() {
+        let (y, _) = perturb(0.5, Array2::from_elem((8, 8), f32::INFINITY));
+        assert!(y.iter().all(|&y| y == 0.0 || y == f32::INFINITY));
+        assert!(y.iter().any(|&y| y == 0.0));
+    }
+
+    #[test]
+    fn every_bit_of_the_mask_is_what_the_output_shows() {
+        // 5 * 27 = 135 elements: two whole words and a part.
+        let (y, cache) = perturb(0.3, Array2::<f64>::ones((5, 27)));
+        let keep = cache.keep.unwrap();
+        let bits: Array1<bool> = (0..135).map(|i| keep[i / 64] >> (i % 64) & 1 == 1).collect();
+        assert_eq!(bits, y.iter().map(|&y| y != 0.0).collect::<Array1<_>>());
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_p_of_one() {
+        let dropout = Dropout::new(0.5).unwrap();
+        let json = serde_json::to_string(&dropout).unwrap();
+        assert_eq!(json, r#"{"p":0.5}"#);
+        assert_eq!(serde_json::from_str::<Dropout>(&json).unwrap(), dropout);
+        assert!(serde_json::from_str::<Dropout>(r#"{"p":1.0}"#).is_err());
     }
 }

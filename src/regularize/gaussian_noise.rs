@@ -9,7 +9,8 @@
 //! section 10).
 //!
 //! Normals come by Box-Muller from the words of Philox4x32-10, keyed by one `u64` from the passed generator
-//! and addressed by position in row-major order: words `2k, 2k + 1` of the stream give elements `2k, 2k + 1`,
+//! and addressed by position in row-major order. Element `i` belongs to the counter `8 * (i / 32) + i % 8`; its
+//! words `w0, w1` give the elements with `i / 8 % 4` = 0 and 1, `w2, w3` those with 2 and 3:
 //!
 //! ```text
 //! r = sqrt(-2 ln((w0 + 1/2) / 2^32))      t = 2 pi w1 / 2^32      n = r cos(t), r sin(t)
@@ -83,19 +84,21 @@ fn normals(stream: Philox, index: u64) -> [f64; CHUNK] {
     const UNIT: f64 = 1.0 / (1_u64 << 32) as f64;
     let words = stream.block(index);
     let mut normals = [0.0; CHUNK];
-    for (lane, normals) in normals.chunks_exact_mut(4).enumerate() {
-        for (words, pair) in words.chunks_exact(2).zip(normals.chunks_exact_mut(2)) {
-            let r = (-2.0 * ((f64::from(words[0][lane]) + 0.5) * UNIT).ln()).sqrt();
-            let (sin, cos) = (TAU * f64::from(words[1][lane]) * UNIT).sin_cos();
-            pair[0] = r * cos;
-            pair[1] = r * sin;
+    for (words, normals) in words.chunks_exact(2).zip(normals.chunks_exact_mut(2 * LANES)) {
+        let (cosines, sines) = normals.split_at_mut(LANES);
+        let normals = cosines.iter_mut().zip(sines);
+        for ((&w0, &w1), (cosine, sine)) in words[0].iter().zip(&words[1]).zip(normals) {
+            let r = (-2.0 * ((f64::from(w0) + 0.5) * UNIT).ln()).sqrt();
+            let (sin, cos) = (TAU * f64::from(w1) * UNIT).sin_cos();
+            *cosine = r * cos;
+            *sine = r * sin;
         }
     }
     normals
 }
 
 fn multiply<F: Float>(x: &mut Array2<F>, gain: &[F]) {
-    elements_mut(x).iter_mut().zip(gain).for_each(|(x, &gain)| *x = *x * gain);
+    elements_mut(x).iter_mut().zip(gain).for_each(|(x, &gain)| *x *= gain);
 }
 
 impl<F: Float> Regularizer<F> for GaussianNoise {
@@ -149,5 +152,75 @@ impl TryFrom<Raw> for GaussianNoise {
 
     fn try_from(raw: Raw) -> Result<Self> {
         Self::new(raw.deviation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+    use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+    /// Computed from the formulas of this page in Python.
+    #[test]
+    fn the_stream_never_changes() {
+        let stream = Philox::new(0x0123_4567_89ab_cdef);
+        let expected = [
+            (0, 0.11006913512948137),
+            (1, -0.38104008741609163),
+            (7, -0.1963349092112369),
+            (8, -0.8030993971334928),
+            (16, -2.2234925732374586),
+            (24, 0.3009010462394445),
+            (32, -0.5224834372771918),
+            (47, -1.9503967080718574),
+        ];
+        for (i, expected) in expected {
+            let normal = normals(stream, (i / CHUNK) as u64)[i % CHUNK];
+            assert!((normal - expected).abs() < 1e-14, "{i}: {normal}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn draws_have_the_moments_of_a_standard_normal() {
+        let stream = Philox::new(7);
+        let n = 100_000;
+        let draws: Vec<f64> = (0..n / CHUNK as u64).flat_map(|index| normals(stream, index)).collect();
+        let moment = |k: i32| draws.iter().map(|n| n.powi(k)).sum::<f64>() / draws.len() as f64;
+        // Within 5 standard errors; the variance of n^k is E n^2k - (E n^k)^2.
+        for (k, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)] {
+            let error: f64 = moment(k) - expected;
+            assert!(error.abs() < 5.0 * (variance / n as f64).sqrt(), "moment {k} is off by {error}");
+        }
+    }
+
+    #[test]
+    fn is_the_identity_at_zero_bit_by_bit() {
+        let x = array![[f64::NAN, f64::INFINITY, -0.0, 1.0]];
+        let noise = GaussianNoise::new(0.0).unwrap();
+        let (y, cache) = noise.perturb(x.clone(), &mut Xoshiro256PlusPlus::seed_from_u64(1));
+        for out in [y, noise.backward(cache, x.clone())] {
+            assert!(out.iter().zip(&x).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+    }
+
+    #[test]
+    fn refuses_negative_and_endless_deviations() {
+        for deviation in [-1e-9, f64::NAN, f64::INFINITY, 2e6] {
+            assert!(matches!(
+                GaussianNoise::new(deviation),
+                Err(Error::OutOfRange { name: "deviation", .. })
+            ));
+        }
+        assert_eq!(GaussianNoise::new(1e6).unwrap().deviation(), 1e6);
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_negative_deviation() {
+        let noise = GaussianNoise::new(0.5).unwrap();
+        let json = serde_json::to_string(&noise).unwrap();
+        assert_eq!(serde_json::from_str::<GaussianNoise>(&json).unwrap(), noise);
+        assert!(serde_json::from_str::<GaussianNoise>(r#"{"deviation":-1.0}"#).is_err());
     }
 }

@@ -13,7 +13,7 @@
 //! decays twice as fast for the same number. In the group lasso `s` is 1, or `sqrt(size of a group)` in the
 //! form of Yuan and Lin (2006), which makes one lambda fit matrices of different shapes.
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Zip};
+use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Zip};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
@@ -114,7 +114,7 @@ impl Penalty {
         Kind::GroupLasso { lambda, groups, by_size: true }.try_into()
     }
 
-    /// The price of these weights; 0 for an empty matrix, NaN if a weight is NaN.
+    /// The price of these weights; 0 for an empty matrix, not finite if a weight is not.
     pub fn value<F: Float>(&self, w: ArrayView2<'_, F>) -> F {
         F::of(match self.kind {
             Kind::Elastic { l1, l2 } => {
@@ -125,8 +125,7 @@ impl Penalty {
                 w.iter().map(price).sum()
             }
             Kind::GroupLasso { lambda, groups, by_size } => {
-                let w = by_rows(groups, w);
-                lambda * weight(by_size, w.ncols()) * w.rows().into_iter().map(norm).sum::<f64>()
+                lambda * groups.weight(w, by_size) * groups.norms(w).iter().sum::<f64>()
             }
         })
     }
@@ -142,43 +141,65 @@ impl Penalty {
                 let (l1, l2) = (F::of(l1), F::of(l2));
                 Zip::from(&mut dw).and(&w).for_each(|dw, &w| {
                     let sign = if w.is_zero() { w } else { w.signum() };
-                    *dw = *dw + (l1 * sign + l2 * w);
+                    *dw += l1 * sign + l2 * w;
                 });
             }
             Kind::GroupLasso { lambda, groups, by_size } => {
-                let w = by_rows(groups, w);
-                if groups == Groups::Columns {
-                    dw.swap_axes(0, 1);
-                }
-                let lambda = lambda * weight(by_size, w.ncols());
-                for (mut dw, w) in dw.rows_mut().into_iter().zip(w.rows()) {
-                    let norm = norm(w);
-                    if norm != 0.0 {
-                        Zip::from(&mut dw)
-                            .and(&w)
-                            .for_each(|dw, w| *dw = *dw + F::of(lambda * (w.as_f64() / norm)));
-                    }
-                }
+                let lambda = lambda * groups.weight(w, by_size);
+                // Dividing by infinity gives a group of zeros the gradient 0.
+                let norms = groups.norms(w);
+                let norms = norms.iter().map(|&norm| if norm == 0.0 { f64::INFINITY } else { norm });
+                let norms: Array1<f64> = norms.collect();
+                let norms = match groups {
+                    Groups::Rows => norms.view().insert_axis(Axis(1)),
+                    Groups::Columns => norms.view().insert_axis(Axis(0)),
+                };
+                Zip::from(&mut dw).and(&w).and_broadcast(&norms).for_each(|dw, w, norm| {
+                    *dw += F::of(lambda * (w.as_f64() / norm));
+                });
             }
         }
         Ok(())
     }
 }
 
-/// The groups as rows.
-fn by_rows<F>(groups: Groups, w: ArrayView2<'_, F>) -> ArrayView2<'_, F> {
-    match groups {
-        Groups::Rows => w,
-        Groups::Columns => w.reversed_axes(),
+impl Groups {
+    /// The factor of the group lasso.
+    fn weight<F>(self, w: ArrayView2<'_, F>, by_size: bool) -> f64 {
+        let size = match self {
+            Self::Rows => w.ncols(),
+            Self::Columns => w.nrows(),
+        };
+        if by_size { (size as f64).sqrt() } else { 1.0 }
+    }
+
+    /// Euclidean norms of the groups.
+    fn norms<F: Float>(self, w: ArrayView2<'_, F>) -> Vec<f64> {
+        match self {
+            Self::Rows => w.rows().into_iter().map(|row| root(squares(row), row)).collect(),
+            Self::Columns => {
+                let mut sums = vec![0.0; w.ncols()];
+                for row in w.rows() {
+                    for (sum, w) in sums.iter_mut().zip(row) {
+                        *sum += w.as_f64() * w.as_f64();
+                    }
+                }
+                sums.into_iter().zip(w.columns()).map(|(sum, column)| root(sum, column)).collect()
+            }
+        }
     }
 }
 
-fn weight(by_size: bool, size: usize) -> f64 {
-    if by_size { (size as f64).sqrt() } else { 1.0 }
+fn squares<F: Float>(w: ArrayView1<'_, F>) -> f64 {
+    w.iter().map(|w| w.as_f64() * w.as_f64()).sum()
 }
 
-/// Euclidean norm; scaled by the largest entry, so that no square overflows or vanishes.
-fn norm<F: Float>(w: ArrayView1<'_, F>) -> f64 {
+/// The root of the sum of squares of `w`, or of their scaled squares where the plain ones over- or underflow.
+fn root<F: Float>(sum: f64, w: ArrayView1<'_, F>) -> f64 {
+    // Squares of f32 are far from both ends of f64.
+    if F::BYTES < size_of::<f64>() || (1e-280..1e300).contains(&sum) {
+        return sum.sqrt();
+    }
     let largest = w.iter().fold(0.0, |largest, w| {
         let w = w.as_f64().abs();
         if w > largest || w.is_nan() { w } else { largest }
@@ -186,8 +207,7 @@ fn norm<F: Float>(w: ArrayView1<'_, F>) -> f64 {
     if largest == 0.0 {
         return 0.0;
     }
-    let square = |w: &F| (w.as_f64() / largest) * (w.as_f64() / largest);
-    largest * w.iter().map(square).sum::<f64>().sqrt()
+    largest * w.iter().map(|w| (w.as_f64() / largest).powi(2)).sum::<f64>().sqrt()
 }
 
 fn check_lambda(name: &'static str, lambda: f64) -> Result<f64> {
@@ -218,5 +238,82 @@ impl TryFrom<Kind> for Penalty {
 impl From<Penalty> for Kind {
     fn from(penalty: Penalty) -> Self {
         penalty.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, array};
+
+    fn gradient(penalty: Penalty, w: &Array2<f64>) -> Array2<f64> {
+        let mut dw = Array2::zeros(w.dim());
+        penalty.add_gradient(w.view(), dw.view_mut()).unwrap();
+        dw
+    }
+
+    #[test]
+    fn prices_are_those_of_the_formulas() {
+        let w = array![[3.0, -4.0], [0.0, 0.0]];
+        assert_eq!(Penalty::l1(2.0).unwrap().value(w.view()), 14.0);
+        assert_eq!(Penalty::l2(2.0).unwrap().value(w.view()), 25.0);
+        assert_eq!(Penalty::keras_l2(2.0).unwrap().value(w.view()), 50.0);
+        assert_eq!(Penalty::elastic(2.0, 2.0).unwrap().value(w.view()), 39.0);
+        assert_eq!(Penalty::group_lasso(2.0, Groups::Rows).unwrap().value(w.view()), 10.0);
+        assert_eq!(Penalty::group_lasso(2.0, Groups::Columns).unwrap().value(w.view()), 14.0);
+        let by_size = Penalty::group_lasso_by_size(2.0, Groups::Rows).unwrap().value(w.view());
+        assert!((by_size - 10.0 * 2.0_f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn keras_decays_twice_as_fast() {
+        let w = array![[3.0, -4.0]];
+        assert_eq!(gradient(Penalty::l2(0.5).unwrap(), &w), array![[1.5, -2.0]]);
+        assert_eq!(gradient(Penalty::keras_l2(0.5).unwrap(), &w), array![[3.0, -4.0]]);
+    }
+
+    #[test]
+    fn a_zero_weight_and_a_zero_group_feel_nothing() {
+        let w = array![[0.0, -0.0], [3.0, 4.0]];
+        assert_eq!(gradient(Penalty::l1(1.0).unwrap(), &w), array![[0.0, 0.0], [1.0, 1.0]]);
+        let rows = Penalty::group_lasso(1.0, Groups::Rows).unwrap();
+        assert_eq!(gradient(rows, &w), array![[0.0, 0.0], [0.6, 0.8]]);
+    }
+
+    #[test]
+    fn the_group_norm_neither_overflows_nor_vanishes() {
+        let rows = Penalty::group_lasso(1.0, Groups::Rows).unwrap();
+        for size in [1e-300, 1e-200, 1e200, 1e300] {
+            let dw = gradient(rows, &array![[3.0 * size, 4.0 * size]]);
+            assert!((dw[[0, 0]] - 0.6).abs() < 1e-12 && (dw[[0, 1]] - 0.8).abs() < 1e-12, "{dw}");
+        }
+    }
+
+    #[test]
+    fn adds_to_what_is_there_and_refuses_another_shape() {
+        let (w, mut dw) = (array![[1.0_f32, 2.0]], array![[10.0_f32, 20.0]]);
+        Penalty::l2(1.0).unwrap().add_gradient(w.view(), dw.view_mut()).unwrap();
+        assert_eq!(dw, array![[11.0, 22.0]]);
+        let error = Penalty::l2(1.0).unwrap().add_gradient(w.view(), Array2::zeros((2, 1)).view_mut());
+        assert_eq!(error.unwrap_err().to_string(), "dw has shape [2, 1], expected [1, 2]");
+    }
+
+    #[test]
+    fn refuses_negative_and_endless_prices() {
+        for lambda in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(Penalty::l1(lambda).is_err() && Penalty::l2(lambda).is_err());
+            assert!(Penalty::keras_l2(lambda).is_err() && Penalty::elastic(0.0, lambda).is_err());
+            assert!(Penalty::group_lasso(lambda, Groups::Rows).is_err());
+            assert!(Penalty::group_lasso_by_size(lambda, Groups::Columns).is_err());
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_negative_price() {
+        let penalty = Penalty::group_lasso(0.5, Groups::Columns).unwrap();
+        let json = serde_json::to_string(&penalty).unwrap();
+        assert_eq!(serde_json::from_str::<Penalty>(&json).unwrap(), penalty);
+        assert!(serde_json::from_str::<Penalty>(&json.replace("0.5", "-0.5")).is_err());
     }
 }

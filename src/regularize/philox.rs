@@ -37,10 +37,11 @@ impl Philox {
     /// The words of the counters `LANES * index .. LANES * (index + 1)`; the counter's upper half is 0.
     pub(super) fn block(self, index: u64) -> Block {
         let mut words = [[0; LANES]; 4];
-        for lane in 0..LANES {
+        let [low, high, ..] = &mut words;
+        for (lane, (low, high)) in low.iter_mut().zip(high).enumerate() {
             let counter = index.wrapping_mul(LANES as u64).wrapping_add(lane as u64);
-            words[0][lane] = counter as u32;
-            words[1][lane] = (counter >> 32) as u32;
+            *low = counter as u32;
+            *high = (counter >> 32) as u32;
         }
         ten_rounds(words, self.key)
     }
@@ -49,14 +50,12 @@ impl Philox {
 #[inline]
 fn ten_rounds(mut c: Block, key: u64) -> Block {
     let (mut k0, mut k1) = (key as u32, (key >> 32) as u32);
+    let [c0, c1, c2, c3] = &mut c;
     for _ in 0..ROUNDS {
-        for lane in 0..LANES {
-            let (hi0, lo0) = multiply(M0, c[0][lane]);
-            let (hi1, lo1) = multiply(M1, c[2][lane]);
-            c[0][lane] = hi1 ^ c[1][lane] ^ k0;
-            c[2][lane] = hi0 ^ c[3][lane] ^ k1;
-            c[1][lane] = lo1;
-            c[3][lane] = lo0;
+        for (((c0, c1), c2), c3) in c0.iter_mut().zip(&mut *c1).zip(&mut *c2).zip(&mut *c3) {
+            let (hi0, lo0) = multiply(M0, *c0);
+            let (hi1, lo1) = multiply(M1, *c2);
+            (*c0, *c1, *c2, *c3) = (hi1 ^ *c1 ^ k0, lo1, hi0 ^ *c3 ^ k1, lo0);
         }
         k0 = k0.wrapping_add(W0);
         k1 = k1.wrapping_add(W1);
