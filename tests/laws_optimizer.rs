@@ -39,7 +39,7 @@ fn check_trace(mut optimizer: impl Optimizer<f64>, w: Array1<f64>, trace: &[(Arr
 /// The three gradients of the reference traces, with the weights after each.
 fn trace(after: [[f64; 2]; 3]) -> Vec<(Array1<f64>, Array1<f64>)> {
     let g = [array![0.5, -1.0], array![0.25, 2.0], array![0.0, 0.0]];
-    g.into_iter().zip(after.map(|w| Array1::from_iter(w))).collect()
+    g.into_iter().zip(after.map(Array1::from_iter)).collect()
 }
 
 #[test]

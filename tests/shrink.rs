@@ -165,6 +165,17 @@ proptest! {
     }
 
     #[test]
+    fn a_folded_network_gives_the_same_in_training_as_in_inference(seed in any::<u64>()) {
+        let mut folded = random_network::<f64>(seed).fold_batch_norm().unwrap();
+        if !folded.layers().iter().any(|layer| matches!(layer, Layer::BatchNorm(_))) {
+            let mut rng = Rng::seed_from_u64(1);
+            let x = batch(9, folded.inputs(), &mut rng);
+            let trained = folded.forward(x.view(), &mut rng).unwrap().0;
+            prop_assert_eq!(trained, folded.predict(x.view()).unwrap());
+        }
+    }
+
+    #[test]
     fn folding_and_shrinking_agree_in_any_order(seed in any::<u64>()) {
         let mlp = random_network::<f64>(seed);
         let a = mlp.shrink().unwrap().0.fold_batch_norm().unwrap();

@@ -96,9 +96,10 @@ impl<F: Float> Mlp<F> {
         dlogits: Array2<F>,
         hints: &[(usize, Array2<F>)],
     ) -> Result<(Array2<F>, Grads<F>)> {
-        let empty = Array2::zeros((cache.rows, 0));
+        let rows = cache.rows;
         let (dx, grads) = self.walk_back(cache, dlogits, hints, Reach::Input)?;
-        Ok((dx.unwrap_or(empty), grads))
+        // With this reach there always is one.
+        Ok((dx.unwrap_or_else(|| Array2::zeros((rows, self.inputs()))), grads))
     }
 
     /// Only the gradients by the parameters: as [`backward`](Self::backward) without the matrix product for

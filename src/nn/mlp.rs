@@ -48,6 +48,7 @@ pub struct Mlp<F> {
 // On one element type only, so that `Mlp::builder(784)` needs no annotation: `build` decides.
 impl Mlp<f32> {
     /// Starts a description, layer by layer, for this many inputs; `build::<f32>` or `build::<f64>` ends it.
+    /// It is always called as `Mlp::builder`, for both types.
     pub fn builder(inputs: usize) -> MlpBuilder {
         MlpBuilder::new(inputs)
     }
