@@ -18,7 +18,7 @@ use crate::traits::Compressor;
 
 use super::pruner::{self, Pruner};
 use super::rank::{self, Cut};
-use super::select::PruneReport;
+use super::report::PruneReport;
 
 /// Keeps N of every M consecutive inputs.
 ///

@@ -16,7 +16,8 @@ use crate::float::{Float, check_finite};
 use crate::tensor::{Mask, SparseTensor};
 use crate::traits::Compressor;
 
-use super::select::{PruneReport, Selection};
+use super::report::PruneReport;
+use super::select::Selection;
 
 /// A compressor that can also tell which weights it keeps: what a network needs that goes on training.
 pub trait Pruner<F: Float, D: Dimension>: Compressor<F, D, Output = SparseTensor<F, D>> {

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 /// use trimnet::prune::Schedule;
 ///
 /// let schedule = Schedule::cubic(0.0, 0.8, 0, 100)?.every(25)?;
-/// let pruned: Vec<_> = (0..=200).filter_map(|step| schedule.update(step)).collect();
-/// assert_eq!(pruned, [0.0, 0.4625, 0.7, 0.7875, 0.8]);
+/// let percent: Vec<_> = (0..=200).filter_map(|step| schedule.update(step)).map(|s| (100.0 * s) as f32).collect();
+/// assert_eq!(percent, [0.0, 46.25, 70.0, 78.75, 80.0]);
 /// # Ok::<(), trimnet::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -156,22 +156,22 @@ pub fn block_norms<F: Float, D: Dimension>(
 /// Scores of different tensors can be compared: select [globally](super::Selection::select_global) by them.
 /// A tensor of zeros scores 0 everywhere; NaN and infinity score NaN and leave the others alone.
 pub fn lamp<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Array<F, D> {
-    let flat: Vec<f64> = weights.iter().map(|w| w.as_f64().abs()).collect();
-    let largest = flat.iter().filter(|w| w.is_finite()).fold(0.0, |max: f64, &w| max.max(w));
-    let mut descending: Vec<usize> = (0..flat.len()).collect();
-    // Equal weights: the later one counts as larger, so that the earlier one goes first.
-    descending.sort_unstable_by(|&a, &b| flat[b].total_cmp(&flat[a]).then(b.cmp(&a)));
-    let mut scores = vec![F::zero(); flat.len()];
+    let mut descending: Vec<(f64, usize)> =
+        weights.iter().enumerate().map(|(i, w)| (w.as_f64().abs(), i)).collect();
+    // Equal weights: the later one counts as larger, so that the earlier one goes first. NaN, infinity lead.
+    descending.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    let largest = descending.iter().map(|&(w, _)| w).find(|w| w.is_finite()).unwrap_or(0.0);
+    let mut scores = vec![F::zero(); weights.len()];
     let mut sum = 0.0;
-    for i in descending {
-        if !flat[i].is_finite() {
+    for (w, i) in descending {
+        if !w.is_finite() {
             scores[i] = F::nan();
-            continue;
+        } else if w > 0.0 {
+            // Divided by the largest first: the squares of tiny weights would vanish.
+            let square = (w / largest).powi(2);
+            sum += square;
+            scores[i] = F::of(square / sum);
         }
-        // Divided by the largest first: the squares of tiny weights would vanish.
-        let square = (flat[i] / largest).powi(2);
-        sum += square;
-        scores[i] = F::of(if sum == 0.0 || largest == 0.0 { 0.0 } else { square / sum });
     }
     let mut scores = scores.into_iter();
     Array::from_shape_simple_fn(weights.raw_dim(), || scores.next().unwrap_or_default())

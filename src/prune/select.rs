@@ -10,17 +10,17 @@
 //! 0.5 and then 0.8 leave 80 % of zeros; with [`of_remaining`](Selection::of_remaining), as PyTorch has it, 90 %.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::iter::Sum;
 
-use ndarray::{ArrayView, CowArray, Dimension};
+use ndarray::{ArrayView, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 use crate::tensor::{Mask, as_matrix};
 
 use super::count::{Plan, PruneCount};
+use super::pool::{Pool, kept};
 use super::rank::{self, Cut};
+use super::report::PruneReport;
 
 /// Among which entries the lowest are sought.
 #[non_exhaustive]
@@ -149,10 +149,11 @@ impl Selection {
             }
             Scope::PerRow => {
                 let columns = as_matrix(pool.dim.slice()).1.max(1);
-                let values = pool.values.as_slice().unwrap_or_default();
                 let (mut left, mut scratch) = (Vec::new(), Vec::new());
-                for (values, keep) in values.chunks_exact(columns).zip(pool.keep.chunks_exact_mut(columns)) {
-                    let row = if pool.filtered {
+                let filtered = earlier.is_some();
+                let (values, keep) = pool.parts_mut();
+                for (values, keep) in values.chunks_exact(columns).zip(keep.chunks_exact_mut(columns)) {
+                    let row = if filtered {
                         left.clear();
                         left.extend(kept(values, keep));
                         &left
@@ -270,133 +271,6 @@ impl Selection {
                 nth(rank.min(left - 1)).map(|(value, _)| Cut { value, ties: usize::MAX })
             }
         })
-    }
-}
-
-/// The kept ones among `values`.
-fn kept<F: Float>(values: &[F], keep: &[bool]) -> impl Iterator<Item = F> {
-    values.iter().zip(keep).filter(|(_, keep)| **keep).map(|(&value, _)| value)
-}
-
-/// The values of one tensor, and which of them are still in.
-struct Pool<'a, F, D: Dimension> {
-    dim: D,
-    /// In row-major order without holes: the order of ties.
-    values: CowArray<'a, F, D>,
-    keep: Vec<bool>,
-    /// Whether anything in `keep` may be false.
-    filtered: bool,
-}
-
-impl<'a, F: Float, D: Dimension> Pool<'a, F, D> {
-    fn new(values: ArrayView<'a, F, D>, earlier: Option<&Mask<D>>) -> Result<Self> {
-        let dim = values.raw_dim();
-        let keep = match earlier {
-            None => vec![true; values.len()],
-            Some(earlier) => {
-                check_shape("earlier mask", earlier.keep().shape(), values.shape())?;
-                earlier.keep().iter().copied().collect()
-            }
-        };
-        let values = if values.is_standard_layout() {
-            CowArray::from(values)
-        } else {
-            CowArray::from(values.as_standard_layout().into_owned())
-        };
-        Ok(Self { dim, values, keep, filtered: earlier.is_some() })
-    }
-
-    fn slice(&self) -> &[F] {
-        self.values.as_slice().unwrap_or_default()
-    }
-
-    fn gone(&self) -> usize {
-        self.keep.iter().filter(|&&keep| !keep).count()
-    }
-
-    fn remaining(&self) -> Cow<'_, [F]> {
-        match self.filtered {
-            true => Cow::Owned(kept(self.slice(), &self.keep).collect()),
-            false => Cow::Borrowed(self.slice()),
-        }
-    }
-
-    /// Takes the `min_keep` best that are left out of the pool, and tells which they are.
-    fn protect(&mut self, min_keep: usize, key: impl Fn(F) -> F + Copy, scratch: &mut Vec<F>) -> Vec<bool> {
-        if min_keep == 0 {
-            return Vec::new();
-        }
-        let mut best = self.keep.clone();
-        let remaining = self.remaining();
-        if let Some(worse) = remaining.len().checked_sub(min_keep).filter(|&worse| worse > 0)
-            && let Some((value, below)) = rank::nth(&[&*remaining], key, worse - 1, scratch)
-        {
-            Cut { value, ties: worse - below }.apply(self.slice(), key, &mut best);
-        }
-        self.keep.iter_mut().zip(&best).for_each(|(keep, &best)| *keep &= !best);
-        self.filtered = true;
-        best
-    }
-
-    fn apply(&mut self, cut: &mut Cut<F>, key: impl Fn(F) -> F + Copy) {
-        cut.apply(self.values.as_slice().unwrap_or_default(), key, &mut self.keep);
-    }
-
-    fn finish(self, key: impl Fn(F) -> F) -> Result<(Mask<D>, PruneReport)> {
-        let (units, dropped) = (self.keep.len(), self.gone());
-        let nan = self.slice().iter().map(|&value| usize::from(key(value).is_nan())).sum();
-        let mask = Mask::from_row_major(self.dim, self.keep)?;
-        Ok((mask, PruneReport { units, dropped, weights: units, zeros: dropped, nan }))
-    }
-}
-
-/// What a selection did. It speaks of a mask, which makes nothing smaller by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct PruneReport {
-    /// What competed: weights, rows, columns or blocks.
-    pub units: usize,
-    /// How many of them are gone: the `k` that the level came to, with what an earlier mask had dropped.
-    pub dropped: usize,
-    /// Number of weights.
-    pub weights: usize,
-    /// How many of them the mask does not keep.
-    pub zeros: usize,
-    /// Units whose score is NaN; they rank highest.
-    pub nan: usize,
-}
-
-impl PruneReport {
-    /// Fraction of zeros in the mask, 0 for no weights.
-    pub fn sparsity(&self) -> f64 {
-        if self.weights == 0 { 0.0 } else { self.zeros as f64 / self.weights as f64 }
-    }
-}
-
-impl Sum for PruneReport {
-    fn sum<I: Iterator<Item = Self>>(reports: I) -> Self {
-        reports.fold(Self::default(), |a, b| Self {
-            units: a.units + b.units,
-            dropped: a.dropped + b.dropped,
-            weights: a.weights + b.weights,
-            zeros: a.zeros + b.zeros,
-            nan: a.nan + b.nan,
-        })
-    }
-}
-
-impl fmt::Display for PruneReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { units, dropped, weights, zeros, nan } = self;
-        write!(f, "{zeros} of {weights} weights masked ({:.2} %)", 100.0 * self.sparsity())?;
-        if units != weights {
-            write!(f, ", {dropped} of {units} units")?;
-        }
-        if *nan > 0 {
-            write!(f, ", {nan} NaN kept")?;
-        }
-        write!(f, "; nothing is smaller before it is stored sparse or shrunk")
     }
 }
 
@@ -531,17 +405,6 @@ mod tests {
         assert_eq!(mask.kept(), 1000);
         let weights = score::magnitude(Array2::<f32>::ones((40, 50)).view(), Norm::L2);
         assert_ne!(Selection::sparsity(0.5).unwrap().select(weights.view(), None).unwrap().0, mask);
-    }
-
-    #[test]
-    fn the_report_says_that_nothing_is_smaller_yet() {
-        let report = PruneReport { units: 5, dropped: 2, weights: 20, zeros: 8, nan: 1 };
-        assert_eq!(
-            report.to_string(),
-            "8 of 20 weights masked (40.00 %), 2 of 5 units, 1 NaN kept; nothing is smaller before it is stored \
-             sparse or shrunk"
-        );
-        assert_eq!(PruneReport::default().sparsity(), 0.0);
     }
 
     #[cfg(feature = "serde")]

@@ -14,8 +14,9 @@ use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
 use super::pruner::{self, Pruner};
+use super::report::PruneReport;
 use super::score::{self, Norm};
-use super::select::{PruneReport, Selection};
+use super::select::Selection;
 
 /// What goes as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// Packs the booleans of `keep`.
-pub(crate) fn pack(keep: impl IntoIterator<Item = bool>) -> Vec<u8> {
-    let mut keep = keep.into_iter();
-    let mut bits = Vec::with_capacity(keep.size_hint().0.div_ceil(8));
-    while let Some(first) = keep.next() {
-        let rest = keep.by_ref().take(7).zip(1..);
-        bits.push(rest.fold(u8::from(first), |byte, (keep, i)| byte | u8::from(keep) << i));
+/// Packs what `bit` says of each item.
+pub(crate) fn pack<T: Copy>(items: &[T], bit: impl Fn(T) -> bool) -> Vec<u8> {
+    let byte = |items: &[T]| items.iter().rev().fold(0, |byte, &item| byte << 1 | u8::from(bit(item)));
+    let (whole, rest) = items.as_chunks::<8>();
+    let mut bits = Vec::with_capacity(items.len().div_ceil(8));
+    bits.extend(whole.iter().map(|items| byte(items)));
+    if !rest.is_empty() {
+        bits.push(byte(rest));
     }
     bits
 }
@@ -81,7 +82,7 @@ mod tests {
     fn every_length_comes_back() {
         for n in 0..200 {
             let keep: Vec<bool> = (0..n).map(|i| i * i % 3 == 1 || i % 7 == 0).collect();
-            let bits = pack(keep.iter().copied());
+            let bits = pack(&keep, |keep| keep);
             let mut positions = Vec::new();
             each(&bits, |i| positions.push(i));
             let expected: Vec<usize> = (0..n).filter(|&i| keep[i]).collect();

@@ -123,7 +123,9 @@ struct Packed<D> {
 #[cfg(feature = "serde")]
 impl<D: Dimension> From<Mask<D>> for Packed<D> {
     fn from(mask: Mask<D>) -> Self {
-        Self { dim: mask.raw_dim(), bits: super::bits::pack(mask.keep.iter().copied()) }
+        let keep = mask.keep.as_standard_layout();
+        let bits = super::bits::pack(keep.as_slice().unwrap_or_default(), |keep| keep);
+        Self { dim: mask.raw_dim(), bits }
     }
 }
 

@@ -3,12 +3,12 @@
 pub(crate) mod bits;
 pub mod mask;
 pub mod packed;
+mod positions;
+pub mod sparse;
 
 pub use mask::Mask;
 pub use packed::PackedInts;
-pub mod sparse;
-
-pub use sparse::SparseTensor;
+pub use sparse::{CompressedRows, SparseFormat, SparseTensor};
 
 /// A tensor seen as a matrix: the first axis counts rows, all others together are columns.
 pub(crate) fn as_matrix(shape: &[usize]) -> (usize, usize) {

@@ -20,6 +20,7 @@ use crate::float::{Float, check_shape};
 use crate::traits::Compressed;
 
 use super::mask::Mask;
+use super::positions::Positions;
 use super::{as_matrix, bits};
 
 /// How the positions are stored; see the [module](self).
@@ -63,95 +64,23 @@ pub enum SparseFormat {
 )]
 pub struct SparseTensor<F, D> {
     dim: D,
-    index: Index,
+    index: Positions,
     /// As many as `index` has positions.
     values: Vec<F>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
-enum Index {
-    Bitmap(Vec<u8>),
-    Gaps(Vec<u8>),
-    Gaps16(Vec<u16>),
-}
-
-const ESCAPE: usize = u8::MAX as usize;
-const ESCAPE16: usize = u16::MAX as usize;
-
-impl Index {
-    /// The smallest form of these bits over `n` weights.
-    fn smallest(bitmap: Vec<u8>, n: usize) -> Self {
-        let (mut next, mut gaps, mut gaps16) = (0, 0, 0);
-        bits::each(&bitmap, |i| {
-            gaps += 1 + (i - next) / ESCAPE;
-            gaps16 += 2 * (1 + (i - next) / ESCAPE16);
-            next = i + 1;
-        });
-        gaps += (n - next) / ESCAPE;
-        gaps16 += 2 * ((n - next) / ESCAPE16);
-        // Ties go to the form that is read fastest.
-        if bitmap.len() <= gaps.min(gaps16) {
-            Self::Bitmap(bitmap)
-        } else if gaps <= gaps16 {
-            let mut out = Vec::with_capacity(gaps);
-            encode_gaps(&bitmap, n, ESCAPE, |gap| out.push(gap as u8));
-            Self::Gaps(out)
-        } else {
-            let mut out = Vec::with_capacity(gaps16 / 2);
-            encode_gaps(&bitmap, n, ESCAPE16, |gap| out.push(gap as u16));
-            Self::Gaps16(out)
-        }
-    }
-
-    /// Calls `f` with every position, ascending.
-    fn each(&self, f: impl FnMut(usize)) {
-        match self {
-            Self::Bitmap(bitmap) => bits::each(bitmap, f),
-            Self::Gaps(gaps) => decode_gaps(gaps, ESCAPE, f),
-            Self::Gaps16(gaps) => decode_gaps(gaps, ESCAPE16, f),
-        }
-    }
-
-    fn size_bytes(&self) -> usize {
-        match self {
-            Self::Bitmap(bytes) | Self::Gaps(bytes) => bytes.len(),
-            Self::Gaps16(gaps) => 2 * gaps.len(),
-        }
-    }
-}
-
-/// Every gap below `escape` is a stored weight after that many zeros, `escape` is that many zeros.
-fn encode_gaps(bitmap: &[u8], n: usize, escape: usize, mut push: impl FnMut(usize)) {
-    let mut next = 0;
-    let zeros = |gap: usize, push: &mut dyn FnMut(usize)| (0..gap / escape).for_each(|_| push(escape));
-    bits::each(bitmap, |i| {
-        zeros(i - next, &mut push);
-        push((i - next) % escape);
-        next = i + 1;
-    });
-    // The zeros at the end are written too, so that a few bytes cannot claim a tensor of any size.
-    zeros(n - next, &mut push);
-}
-
-fn decode_gaps<G: Copy + Into<usize>>(gaps: &[G], escape: usize, mut f: impl FnMut(usize)) {
-    let mut next = 0;
-    for &gap in gaps {
-        let gap = gap.into();
-        next += gap;
-        if gap != escape {
-            f(next);
-            next += 1;
-        }
-    }
+/// Minus zero is stored: what survives pruning survives to the bit.
+fn is_stored<F: Float>(w: F) -> bool {
+    (w != F::zero()) | w.is_sign_negative()
 }
 
 impl<F: Float, D: Dimension> SparseTensor<F, D> {
     /// Stores everything but the zeros of `weights`.
     pub fn new(weights: ArrayView<'_, F, D>) -> Self {
+        let dim = weights.raw_dim();
         let dense = weights.as_standard_layout();
-        Self::pack(weights.raw_dim(), dense.iter().map(|&w| (w, true)))
+        let dense = dense.as_slice().unwrap_or_default();
+        Self::pack(dim, dense, bits::pack(dense, is_stored))
     }
 
     /// Stores what `mask` keeps of `weights`, without the zeros among it.
@@ -160,24 +89,19 @@ impl<F: Float, D: Dimension> SparseTensor<F, D> {
     /// [`Error::Shape`] if the shapes differ.
     pub fn masked(weights: ArrayView<'_, F, D>, mask: &Mask<D>) -> Result<Self> {
         check_shape("mask", mask.keep().shape(), weights.shape())?;
+        let dim = weights.raw_dim();
         let (dense, keep) = (weights.as_standard_layout(), mask.keep());
-        let keep = keep.as_standard_layout();
-        Ok(match (dense.as_slice(), keep.as_slice()) {
-            (Some(dense), Some(keep)) => {
-                Self::pack(weights.raw_dim(), dense.iter().copied().zip(keep.iter().copied()))
-            }
-            _ => Self::pack(weights.raw_dim(), dense.iter().copied().zip(keep.iter().copied())),
-        })
+        let (dense, keep) = (dense.as_slice().unwrap_or_default(), keep.as_standard_layout());
+        let mut bitmap = bits::pack(dense, is_stored);
+        let keep = bits::pack(keep.as_slice().unwrap_or_default(), |keep| keep);
+        bitmap.iter_mut().zip(keep).for_each(|(stored, keep)| *stored &= keep);
+        Ok(Self::pack(dim, dense, bitmap))
     }
 
-    fn pack(dim: D, weights: impl Iterator<Item = (F, bool)> + Clone) -> Self {
-        // Minus zero is stored: what survives pruning survives to the bit.
-        let stored = |(w, keep): (F, bool)| keep && (w != F::zero() || w.is_sign_negative());
-        let bitmap = bits::pack(weights.clone().map(stored));
+    fn pack(dim: D, dense: &[F], bitmap: Vec<u8>) -> Self {
         let mut values = Vec::with_capacity(bits::count(&bitmap));
-        values.extend(weights.filter(|&w| stored(w)).map(|(w, _)| w));
-        let n = dim.size();
-        Self { dim, index: Index::smallest(bitmap, n), values }
+        bits::each(&bitmap, |i| values.push(dense[i]));
+        Self { dim, index: Positions::smallest(bitmap, dense.len()), values }
     }
 
     /// Number of stored weights.
@@ -194,9 +118,9 @@ impl<F: Float, D: Dimension> SparseTensor<F, D> {
     /// How the positions are stored.
     pub fn format(&self) -> SparseFormat {
         match self.index {
-            Index::Bitmap(_) => SparseFormat::Bitmap,
-            Index::Gaps(_) => SparseFormat::Gaps,
-            Index::Gaps16(_) => SparseFormat::Gaps16,
+            Positions::Bitmap(_) => SparseFormat::Bitmap,
+            Positions::Gaps(_) => SparseFormat::Gaps,
+            Positions::Gaps16(_) => SparseFormat::Gaps16,
         }
     }
 
@@ -352,22 +276,12 @@ impl<F> CompressedRows<F> {
     }
 }
 
-/// Whether the gaps end within `n` weights, and where their encoder would have ended.
-#[cfg(feature = "serde")]
-fn cover<G: Copy + Into<usize>>(gaps: &[G], escape: usize, n: usize) -> bool {
-    let end = gaps.iter().try_fold(0usize, |end, &gap| {
-        let gap = gap.into();
-        end.checked_add(gap + usize::from(gap != escape))
-    });
-    end.is_some_and(|end| end <= n && n - end < escape)
-}
-
 /// What serde reads, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 struct Raw<F, D> {
     dim: D,
-    index: Index,
+    index: Positions,
     values: Vec<F>,
 }
 
@@ -377,11 +291,7 @@ impl<F: Float, D: Dimension> TryFrom<Raw<F, D>> for SparseTensor<F, D> {
 
     fn try_from(Raw { dim, index, values }: Raw<F, D>) -> Result<Self> {
         let n = bits::elements(dim.slice(), F::BYTES)?;
-        let covers = match &index {
-            Index::Bitmap(bitmap) => bits::check(bitmap, n).map(|()| true)?,
-            Index::Gaps(gaps) => cover(gaps, ESCAPE, n),
-            Index::Gaps16(gaps) => cover(gaps, ESCAPE16, n),
-        };
+        let covers = index.covers(n)?;
         let mut positions = 0;
         index.each(|_| positions += 1);
         if covers && positions == values.len() {
@@ -396,6 +306,7 @@ impl<F: Float, D: Dimension> TryFrom<Raw<F, D>> for SparseTensor<F, D> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::positions::{ESCAPE, ESCAPE16};
     use super::*;
     use ndarray::{Array, Array1, Array3, array, s};
 
