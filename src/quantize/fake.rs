@@ -1,0 +1,172 @@
+//! Fake quantization: round to the grid and stay real, so that a network learns to live with its codes.
+//!
+//! ```text
+//! q = round(x / scale) + zero_point        y = (clip(q, qmin, qmax) - zero_point) * scale
+//! dx = dy  where qmin <= q <= qmax, else 0
+//! ```
+//!
+//! The gradient of rounding is taken to be 1 (the straight-through estimator; Bengio et al., 2013), that of clipping is
+//! exact. Which values count as clipped is decided by the unclipped `q`, bounds included, as in PyTorch; TensorFlow
+//! decides by `x` itself ([`fake_quantize_tensorflow`]).
+
+use ndarray::{Array, Dimension, Zip};
+
+use crate::error::Result;
+use crate::float::{Float, check_shape};
+use crate::quantize::params::{QuantParams, Range};
+use crate::quantize::scheme::{CodeRange, Rounding, Scheme};
+
+/// Where the gradient of a fake quantization passes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassThrough<D: Dimension> {
+    inside: Array<bool, D>,
+}
+
+impl<D: Dimension> PassThrough<D> {
+    /// `dx` from `dy`: unchanged inside the range, 0 where `x` was clipped or NaN.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if `dy` has another shape than `x`.
+    pub fn backward<F: Float>(self, mut dy: Array<F, D>) -> Result<Array<F, D>> {
+        check_shape("dy", dy.shape(), self.inside.shape())?;
+        Zip::from(&mut dy).and(&self.inside).for_each(|dy, &inside| {
+            if !inside {
+                *dy = F::zero();
+            }
+        });
+        Ok(dy)
+    }
+}
+
+/// Rounds `x` to what the codes of `scheme` stand for, under one scale and zero point. Divides by the scale if the
+/// scheme rounds by dividing, and multiplies with the reciprocal otherwise (PyTorch); ties go to the even code.
+///
+/// ```
+/// use ndarray::array;
+/// use trimnet::quantize::{QuantParams, Scheme, fake_quantize};
+/// let params = QuantParams { scale: 1.0, zero_point: 0 };
+/// let (y, pass) = fake_quantize(&Scheme::int8_symmetric_128(), params, array![0.4, 127.49, 127.5])?;
+/// assert_eq!(y, array![0.0, 127.0, 127.0]);
+/// assert_eq!(pass.backward(array![1.0, 1.0, 1.0])?, array![1.0, 1.0, 0.0]);
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::OutOfRange`](crate::Error::OutOfRange) for a scale that is not finite and above 0, or a zero point that is
+/// not a code.
+pub fn fake_quantize<F: Float, D: Dimension>(
+    scheme: &Scheme,
+    params: QuantParams<F>,
+    mut x: Array<F, D>,
+) -> Result<(Array<F, D>, PassThrough<D>)> {
+    scheme.check(params)?;
+    let low = F::of(f64::from(scheme.qmin() - params.zero_point));
+    let high = F::of(f64::from(scheme.qmax() - params.zero_point));
+    let QuantParams { scale, .. } = params;
+    let divide = scheme.rounding() == Rounding::HalfEvenDivide;
+    let mut inside = Array::from_elem(x.raw_dim(), false);
+    Zip::from(&mut x).and(&mut inside).for_each(|x, inside| {
+        let q = (if divide { *x / scale } else { *x * scale.recip() }).round_half_even();
+        *inside = low <= q && q <= high; // false for NaN
+        *x = clip(q, low, high) * scale;
+    });
+    Ok((x, PassThrough { inside }))
+}
+
+/// TensorFlow's form: the range is nudged so that 0 is a code, ties go up, and the gradient passes where `x` itself lies
+/// in the nudged range, bounds included.
+///
+/// # Errors
+/// [`Error::OutOfRange`](crate::Error::OutOfRange) unless `bits` is 2..=8 or 16.
+pub fn fake_quantize_tensorflow<F: Float, D: Dimension>(
+    bits: u8,
+    codes: CodeRange,
+    range: Range<F>,
+    mut x: Array<F, D>,
+) -> Result<(Array<F, D>, PassThrough<D>)> {
+    let scheme = Scheme::affine(bits)?.with_codes(codes)?;
+    let (low, high, scale) = nudged(&scheme, range.with_zero());
+    let mut inside = Array::from_elem(x.raw_dim(), false);
+    Zip::from(&mut x).and(&mut inside).for_each(|x, inside| {
+        *inside = low <= *x && *x <= high;
+        let steps = ((clip(*x, low, high) - low) / scale + F::of(0.5)).floor();
+        *x = steps * scale + low;
+    });
+    Ok((x, PassThrough { inside }))
+}
+
+/// The ends of the range moved so that 0 falls on a code, and the step.
+fn nudged<F: Float>(scheme: &Scheme, range: Range<F>) -> (F, F, F) {
+    let (qmin, qmax) = (F::of(f64::from(scheme.qmin())), F::of(f64::from(scheme.qmax())));
+    let scale = (range.max() - range.min()) / (qmax - qmin);
+    if scale <= F::zero() || !scale.is_finite() {
+        return (F::zero(), F::zero(), F::one());
+    }
+    let zero_point = clip((qmin - range.min() / scale + F::of(0.5)).floor(), qmin, qmax);
+    ((qmin - zero_point) * scale, (qmax - zero_point) * scale, scale)
+}
+
+/// Into `low..=high`; NaN becomes `low`.
+fn clip<F: Float>(x: F, low: F, high: F) -> F {
+    let x = if x > low { x } else { low };
+    if x < high { x } else { high }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, array};
+
+    fn int8(zero_point: i32, x: Array1<f32>) -> (Array1<f32>, Array1<f32>) {
+        let ones = Array1::ones(x.raw_dim());
+        let params = QuantParams { scale: 1.0, zero_point };
+        let (y, pass) = fake_quantize(&Scheme::torch_affine(8, true).unwrap(), params, x).unwrap();
+        (y, pass.backward(ones).unwrap())
+    }
+
+    #[test]
+    fn the_gradient_stops_where_the_unclipped_code_leaves_the_range() {
+        let x = array![127.49, 127.5, -128.49, -128.5, -128.51, f32::NAN, f32::INFINITY];
+        let (y, dx) = int8(0, x);
+        assert_eq!(dx, array![1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(y[5], -128.0);
+    }
+
+    #[test]
+    fn the_zero_point_is_added_after_rounding() {
+        let (y, dx) = int8(1, array![0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, 300.0, -300.0]);
+        assert_eq!(y, array![0.0, 2.0, 2.0, 0.0, -2.0, 126.0, 126.0, 126.0, -129.0]);
+        assert_eq!(dx, array![1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn tensorflow_rounds_ties_up_on_a_nudged_range() {
+        let range = Range::new(-127.0_f32, 127.0).unwrap();
+        let x = array![-1.5, -0.5, 0.5, 1.5, 2.5];
+        let (y, pass) = fake_quantize_tensorflow(8, CodeRange::Narrow, range, x).unwrap();
+        assert_eq!(y, array![-1.0, 0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(pass.backward(Array1::<f32>::ones(5)).unwrap(), Array1::<f32>::ones(5));
+        let (y, pass) =
+            fake_quantize_tensorflow(8, CodeRange::Narrow, range, array![-127.5, -127.0, 127.0, 127.1])
+                .unwrap();
+        assert_eq!(y, array![-127.0, -127.0, 127.0, 127.0]);
+        assert_eq!(pass.backward(Array1::<f32>::ones(4)).unwrap(), array![0.0, 1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn a_range_of_nothing_gives_zeros() {
+        let range = Range::new(0.0_f64, 0.0).unwrap();
+        let (y, _) = fake_quantize_tensorflow(8, CodeRange::Full, range, array![0.0, 1.0]).unwrap();
+        assert_eq!(y, array![0.0, 0.0]);
+    }
+
+    #[test]
+    fn refuses_parameters_and_gradients_that_do_not_fit() {
+        let scheme = Scheme::default();
+        assert!(fake_quantize(&scheme, QuantParams { scale: 0.0, zero_point: 0 }, array![1.0]).is_err());
+        assert!(fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 999 }, array![1.0]).is_err());
+        let (_, pass) =
+            fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 0 }, array![1.0]).unwrap();
+        assert!(pass.backward(array![1.0, 2.0]).is_err());
+    }
+}

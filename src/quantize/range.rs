@@ -1,0 +1,241 @@
+//! Observers: which values does a tensor take, in constant memory, over any number of batches?
+//!
+//! NaN and infinity are skipped and counted, never learnt. An observer that saw no finite number has no range: an
+//! error, not a guess. Two observers of the same kind merge, so shards may be observed apart; [`MinMaxObserver`] and
+//! [`HistogramObserver`](super::HistogramObserver) give the same result for every split and order.
+
+use crate::error::{Error, Result};
+use crate::float::Float;
+
+use super::params::Range;
+
+/// Watches values go by and says which range to quantize.
+pub trait Observer<F: Float> {
+    /// Takes in one batch of values of any length.
+    fn observe(&mut self, values: &[F]);
+
+    /// The range of what was seen.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no finite number was seen.
+    fn range(&self) -> Result<Range<F>>;
+
+    /// Finite numbers seen.
+    fn count(&self) -> u64;
+
+    /// Numbers skipped because they were NaN or infinite.
+    fn skipped(&self) -> u64;
+}
+
+/// Smallest, largest and number of the finite values of one batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Extremes<F> {
+    pub(super) min: F,
+    pub(super) max: F,
+    pub(super) finite: u64,
+}
+
+/// The extremes of the finite values, or `None` if there are none.
+pub(super) fn extremes<F: Float>(values: &[F]) -> Option<Extremes<F>> {
+    const LANES: usize = 16;
+    let (mut min, mut max, mut finite) = ([F::infinity(); LANES], [F::neg_infinity(); LANES], [0_u64; LANES]);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut take = |lane: usize, v: F| {
+        let ok = v.abs() <= F::max_value();
+        let (low, high) = if ok { (v, v) } else { (F::infinity(), F::neg_infinity()) };
+        min[lane] = if low < min[lane] { low } else { min[lane] };
+        max[lane] = if high > max[lane] { high } else { max[lane] };
+        finite[lane] += u64::from(ok);
+    };
+    for chunk in chunks {
+        for (lane, &v) in chunk.iter().enumerate() {
+            take(lane, v);
+        }
+    }
+    for (lane, &v) in rest.iter().enumerate() {
+        take(lane, v);
+    }
+    let finite = finite.iter().sum();
+    (finite > 0).then(|| Extremes {
+        min: min.iter().fold(F::infinity(), |a, &b| a.min(b)),
+        max: max.iter().fold(F::neg_infinity(), |a, &b| a.max(b)),
+        finite,
+    })
+}
+
+/// The smallest and largest value ever seen.
+///
+/// ```
+/// use trimnet::quantize::{MinMaxObserver, Observer};
+/// let mut observer = MinMaxObserver::default();
+/// observer.observe(&[0.5_f32, -1.0, f32::NAN]);
+/// observer.observe(&[2.0]);
+/// let range = observer.range()?;
+/// assert_eq!((range.min(), range.max()), (-1.0, 2.0));
+/// assert_eq!((observer.count(), observer.skipped()), (3, 1));
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MinMaxObserver<F> {
+    seen: Option<(F, F)>,
+    count: u64,
+    skipped: u64,
+}
+
+impl<F> Default for MinMaxObserver<F> {
+    fn default() -> Self {
+        Self { seen: None, count: 0, skipped: 0 }
+    }
+}
+
+impl<F: Float> MinMaxObserver<F> {
+    /// Takes in everything that `other` saw.
+    pub fn merge(&mut self, other: &Self) {
+        if let Some((min, max)) = other.seen {
+            self.widen(min, max);
+        }
+        self.count += other.count;
+        self.skipped += other.skipped;
+    }
+
+    fn widen(&mut self, min: F, max: F) {
+        self.seen = Some(self.seen.map_or((min, max), |(a, b)| (a.min(min), b.max(max))));
+    }
+}
+
+impl<F: Float> Observer<F> for MinMaxObserver<F> {
+    fn observe(&mut self, values: &[F]) {
+        let finite = extremes(values).map_or(0, |e| {
+            self.widen(e.min, e.max);
+            e.finite
+        });
+        self.count += finite;
+        self.skipped += values.len() as u64 - finite;
+    }
+
+    fn range(&self) -> Result<Range<F>> {
+        let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
+        Range::new(min, max)
+    }
+
+    fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+/// An exponential moving average of each batch's smallest and largest value: the first batch initialises, then
+/// `min += c * (new_min - min)`, the same for `max` (PyTorch's `MovingAverageMinMaxObserver`, `c = 0.01`).
+///
+/// It depends on the order of the batches and therefore does not merge.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct MovingAverageObserver<F> {
+    averaging: f64,
+    seen: Option<(F, F)>,
+    count: u64,
+    skipped: u64,
+}
+
+impl<F: Float> MovingAverageObserver<F> {
+    /// `averaging` is the weight `c` of each new batch.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless `0 < averaging <= 1`.
+    pub fn new(averaging: f64) -> Result<Self> {
+        if !(averaging > 0.0 && averaging <= 1.0) {
+            return Err(Error::OutOfRange {
+                name: "averaging",
+                value: averaging,
+                range: "0 < averaging <= 1",
+            });
+        }
+        Ok(Self { averaging, seen: None, count: 0, skipped: 0 })
+    }
+}
+
+impl<F: Float> Observer<F> for MovingAverageObserver<F> {
+    fn observe(&mut self, values: &[F]) {
+        let Some(e) = extremes(values) else {
+            self.skipped += values.len() as u64;
+            return;
+        };
+        let c = F::of(self.averaging);
+        self.seen = Some(match self.seen {
+            None => (e.min, e.max),
+            Some((min, max)) => (min + c * (e.min - min), max + c * (e.max - max)),
+        });
+        self.count += e.finite;
+        self.skipped += values.len() as u64 - e.finite;
+    }
+
+    fn range(&self) -> Result<Range<F>> {
+        let (min, max) = self.seen.ok_or(Error::Empty { what: "the observed data" })?;
+        Range::new(min, max)
+    }
+
+    fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_split_and_order_of_batches_gives_the_same_range() {
+        // semantics: a known defect elsewhere returns +-4 here.
+        let batches: Vec<Vec<f32>> = [10.0, 1.0, 2.0, 3.0, 4.0].iter().map(|&a| vec![-a, a]).collect();
+        for turn in 0..5 {
+            let mut parts = [MinMaxObserver::default(), MinMaxObserver::default()];
+            for i in 0..5 {
+                parts[(i + turn) % 2].observe(&batches[(i + turn) % 5]);
+            }
+            let [mut a, b] = parts;
+            a.merge(&b);
+            assert_eq!(a.range().unwrap(), Range::new(-10.0, 10.0).unwrap());
+        }
+    }
+
+    #[test]
+    fn moving_average_matches_pytorch() {
+        let mut observer = MovingAverageObserver::new(0.01).unwrap();
+        for batch in [[-1.0_f32, 1.0], [-2.0, 3.0], [-0.5, 0.5]] {
+            observer.observe(&batch);
+        }
+        let range = observer.range().unwrap();
+        assert!((range.min() - -1.004_9).abs() < 1e-7 && (range.max() - 1.014_8).abs() < 1e-7, "{range:?}");
+    }
+
+    #[test]
+    fn no_finite_number_is_an_error() {
+        let mut observer = MinMaxObserver::default();
+        observer.observe(&[f64::NAN, f64::INFINITY]);
+        assert!(matches!(observer.range(), Err(Error::Empty { .. })));
+        assert_eq!(observer.skipped(), 2);
+        assert!(MovingAverageObserver::<f32>::new(0.01).unwrap().range().is_err());
+    }
+
+    #[test]
+    fn averaging_out_of_range_is_refused() {
+        for c in [0.0, -0.1, 1.1, f64::NAN] {
+            assert!(matches!(MovingAverageObserver::<f32>::new(c), Err(Error::OutOfRange { .. })));
+        }
+    }
+
+    #[test]
+    fn subnormals_and_extremes_count_as_finite() {
+        let mut observer = MinMaxObserver::default();
+        observer.observe(&[1e-40_f32, f32::MAX, f32::MIN]);
+        assert_eq!(observer.range().unwrap(), Range::new(f32::MIN, f32::MAX).unwrap());
+    }
+}
