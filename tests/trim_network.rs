@@ -82,7 +82,9 @@ fn tiny(kept: usize) -> Mlp<f32> {
     let total: usize = mlp.linears().map(|l| l.weight().len()).sum();
     for linear in mlp.linears_mut() {
         let (rows, cols) = linear.weight().dim();
-        let alive = |r: usize, c: usize| cols != 784 || (r % 8 != 0 && (c / 28) % 4 != 0 && c % 28 > 6);
+        let alive = |r: usize, c: usize| {
+            cols != 784 || (!r.is_multiple_of(8) && !(c / 28).is_multiple_of(4) && c % 28 > 6)
+        };
         let mask = Array2::from_shape_fn((rows, cols), |(r, c)| {
             alive(r, c) && rng.random_bool((2.0 * kept as f64 / total as f64).min(0.9))
         });
@@ -131,4 +133,35 @@ fn options_change_the_bytes_and_not_the_network() {
         assert_eq!(Mlp::<f32>::from_bytes(&bytes).unwrap(), mlp);
     }
     assert!(Mlp::<f32>::from_bytes_with(&mlp.to_bytes(), &Limits::new(1000, 0)).is_err());
+}
+
+fn golden(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// Files of format version 1 must load for ever. They were written by the ignored test below.
+#[test]
+fn files_of_version_1_still_load() {
+    assert_eq!(Mlp::<f32>::load(golden("trim_v1_every_layer.trim")).unwrap(), everything::<f32>());
+    assert_eq!(Mlp::<f64>::load(golden("trim_v1_double.trim")).unwrap(), everything::<f64>());
+    for (i, layout) in
+        [Layout::Dense, Layout::Bitmap, Layout::Gaps, Layout::Coded, Layout::Mixed].iter().enumerate()
+    {
+        let name = format!("trim_v1_{}.trim", format!("{layout:?}").to_lowercase());
+        assert_eq!(Mlp::<f32>::load(golden(&name)).unwrap(), tiny(300 + i), "{name}");
+    }
+}
+
+#[test]
+#[ignore = "writes the golden files of a format version, once"]
+fn write_the_golden_files() {
+    everything::<f32>().save(golden("trim_v1_every_layer.trim")).unwrap();
+    everything::<f64>().save(golden("trim_v1_double.trim")).unwrap();
+    for (i, layout) in
+        [Layout::Dense, Layout::Bitmap, Layout::Gaps, Layout::Coded, Layout::Mixed].iter().enumerate()
+    {
+        let name = format!("trim_v1_{}.trim", format!("{layout:?}").to_lowercase());
+        let bytes = tiny(300 + i).to_bytes_with(&EncodeOptions::default().with_layouts(&[*layout]));
+        std::fs::write(golden(&name), bytes).unwrap();
+    }
 }

@@ -106,16 +106,19 @@ fn gaps(mask: &[u8]) -> impl Iterator<Item = u64> + '_ {
     })
 }
 
-/// The Rice parameter with the shortest code, and its length in bits.
+/// The Rice parameter with the shortest code, and its length in bits: near the logarithm of the mean gap.
 fn rice_parameter(mask: &[u8]) -> (u32, u64) {
-    let mut bits = [0u64; 32];
+    let count = ones(mask) as u64;
+    let centre = width((mask.len() as u64 - count) / count.max(1));
+    let first = centre.saturating_sub(3);
+    let mut bits = [0u64; 5];
     for gap in gaps(mask) {
-        for (k, total) in bits.iter_mut().enumerate() {
-            *total += (gap >> k) + 1 + k as u64;
+        for (k, total) in (first..).zip(&mut bits) {
+            *total += (gap >> k) + 1 + u64::from(k);
         }
     }
-    let best = bits.iter().enumerate().min_by_key(|&(_, &total)| total);
-    best.map_or((0, 0), |(k, &total)| (k as u32, total))
+    let best = (first..32).zip(bits).min_by_key(|&(_, total)| total);
+    best.unwrap_or((0, 0))
 }
 
 /// Bytes that a layout of fixed-width bits will take; at most, if it holds floats. `None` for the range-coded

@@ -113,16 +113,22 @@ pub(crate) fn map_floats<T: Element>(values: &[T], rows: usize, cols: usize) -> 
     if let Some(scale) = scale {
         let symbols: Vec<i32> = nonzero().map(|v| symbol_of(v, scale)).collect();
         found.push(uniform(Mapping::Uniform, &[scale], symbols));
-    } else if rows > 1 && cols >= 8 {
-        if let Some(scales) = row_scales(values, cols) {
-            let symbols = values.chunks_exact(cols).zip(&scales).flat_map(|(row, &scale)| {
-                row.iter().filter(|v| v.to_raw() != 0).map(move |&v| symbol_of(v, scale))
-            });
-            let symbols = symbols.collect();
-            found.push(uniform(Mapping::UniformRows, &scales, symbols));
-        }
+    } else if rows > 1
+        && cols >= 8
+        && let Some(scales) = row_scales(values, cols)
+    {
+        let symbols = values.chunks_exact(cols).zip(&scales).flat_map(|(row, &scale)| {
+            row.iter().filter(|v| v.to_raw() != 0).map(move |&v| symbol_of(v, scale))
+        });
+        let symbols = symbols.collect();
+        found.push(uniform(Mapping::UniformRows, &scales, symbols));
     }
-    if let Some(distinct) = distinct.filter(|_| scale.is_none()) {
+    // A scale that fits by accident makes large symbols of few values.
+    let roomy = |values: usize| {
+        let range = |m: &Mapped| u64::from(m.alphabet.negative) + u64::from(m.alphabet.positive);
+        found.iter().all(|m| m.mapping != Mapping::Uniform || range(m) > 4 * values as u64)
+    };
+    if let Some(distinct) = distinct.filter(|distinct| roomy(distinct.values.len())) {
         found.push(distinct.palette(nonzero()));
     }
     found
@@ -314,7 +320,7 @@ mod tests {
         }
         assert!(scale_of(|| [0.1f32, 0.271_828, 0.314_159].into_iter()).is_none());
         assert!(scale_of(|| [1.0f32, f32::NAN].into_iter()).is_none());
-        assert!(scale_of(|| std::iter::empty::<f32>()).is_none());
+        assert!(scale_of(std::iter::empty::<f32>).is_none());
     }
 
     #[test]

@@ -112,9 +112,11 @@ pub(crate) struct Mixer<const N: usize> {
     p: u32,
 }
 
-/// Learning rates in the units of [`Mixer::update`]: fast at first, then steady.
-const RATE_START: i32 = 24 * 256;
-const RATE_END: i32 = 3 * 256;
+/// Learning rates in the units of [`Mixer::update`], times 256: small files live off the first, large ones settle
+/// at the last, with a time constant of `2^RATE_SHIFT` decisions between.
+const RATE_START: i32 = 8_000 << 8;
+const RATE_END: i32 = 800 << 8;
+const RATE_SHIFT: u32 = 16;
 
 impl<const N: usize> Mixer<N> {
     pub(crate) fn new(sets: usize, start: [i32; N]) -> Self {
@@ -140,8 +142,8 @@ impl<const N: usize> Mixer<N> {
     pub(crate) fn update(&mut self, bit: bool) {
         let error = (i32::from(bit) << 16) - self.p as i32;
         let rate = &mut self.rates[self.set];
-        let step = i64::from(error) * i64::from(*rate);
-        *rate -= (*rate - RATE_END) >> 7;
+        let step = i64::from(error) * i64::from(*rate >> 8);
+        *rate -= (*rate - RATE_END) >> RATE_SHIFT;
         for (w, &x) in self.weights[self.set].iter_mut().zip(&self.inputs) {
             let delta = (step * i64::from(x)) >> 28;
             *w = (i64::from(*w) + delta).clamp(-(1 << 20), 1 << 20) as i32;

@@ -168,7 +168,7 @@ impl Line {
 
     /// The mean size in quarters, 0 if unknown, at most 9.
     fn mean(&self) -> usize {
-        if self.count == 0 { 0 } else { (1 + (4 * self.sizes / self.count - 4)).min(9) as usize }
+        (4 * self.sizes).checked_div(self.count).map_or(0, |quarters| (quarters - 3).min(9) as usize)
     }
 }
 
@@ -181,9 +181,9 @@ fn code_mixed<C: Coder>(coder: &mut C, grid: Grid, mask: &[u8], symbols: &mut [i
     let mut row_now = vec![Seen::default(); cols];
     let mut sign_tables = vec![Prob::NEW; 6 * 256];
     let mut tables = vec![Prob::NEW; 6 * 64 * nodes];
-    let start = [9_000, 9_000, 9_000, 9_000, 9_000, 9_000, 0];
+    let start = [8_000, 8_000, 8_000, 8_000, 8_000, 8_000, 0];
     let mut sign_mixer = Mixer::<INPUTS>::new(4, start);
-    let mut mixer = Mixer::<INPUTS>::new(UNARY + 1, [18_000, 9_000, 9_000, 9_000, 9_000, 9_000, 0]);
+    let mut mixer = Mixer::<INPUTS>::new(UNARY + 1, [-8_000, 11_000, 11_000, 11_000, 11_000, 11_000, 0]);
     let mut next = symbols.iter_mut();
     for r in 0..rows {
         let row_mask = &mask[r * cols..][..cols];
@@ -226,7 +226,7 @@ fn code_mixed<C: Coder>(coder: &mut C, grid: Grid, mask: &[u8], symbols: &mut [i
                 let negative = coder.code(*symbol < 0, p);
                 sign_mixer.update(negative);
                 for (i, context) in contexts.into_iter().enumerate() {
-                    sign_tables[256 * i + context].update(negative, 400);
+                    sign_tables[256 * i + context].update(negative, 1000);
                 }
                 negative
             });
@@ -253,7 +253,7 @@ fn code_mixed<C: Coder>(coder: &mut C, grid: Grid, mask: &[u8], symbols: &mut [i
                 let bit = coder.code(bit, p);
                 mixer.update(bit);
                 for i in 0..INPUTS - 1 {
-                    tables[at(i)].update(bit, 400);
+                    tables[at(i)].update(bit, 1000);
                 }
                 bit
             });
