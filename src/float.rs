@@ -4,6 +4,7 @@ use ndarray::{Array2, ArrayRef2, ArrayView, Dimension, NdFloat};
 use num_traits::{FromPrimitive, ToPrimitive};
 
 use crate::error::{Error, Result};
+use crate::kernel::Real;
 
 mod sealed {
     pub trait Sealed {}
@@ -12,7 +13,9 @@ mod sealed {
 }
 
 /// A floating-point element, `f32` or `f64`. Sealed: half floats are a storage format only.
-pub trait Float: sealed::Sealed + NdFloat + FromPrimitive + ToPrimitive + Default + std::iter::Sum {
+pub trait Float:
+    sealed::Sealed + NdFloat + Real + FromPrimitive + ToPrimitive + Default + std::iter::Sum
+{
     /// Bytes of one element.
     const BYTES: usize;
 

@@ -1,1 +1,34 @@
 //! Slices in, slices out: the loops that take the time, and the only unsafe code of the crate.
+//!
+//! Everything is compiled for the plain target and chosen while running: an [`Isa`] is a value that
+//! only exists when the processor was found to have the instructions, so the functions that take one
+//! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
+//! stays within the error that its page states (floats).
+
+mod elementwise;
+mod int8;
+mod isa;
+mod matrix;
+mod pack;
+mod pool;
+mod real;
+mod scalar;
+mod sparse;
+mod tail;
+mod tiles;
+mod weights;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
+pub use int8::{Codes, Input, Scratch8, multiply_codes};
+pub use isa::Isa;
+pub use matrix::{Matrix, MatrixMut};
+pub use pool::Pool;
+pub use real::{PackedReal, Real, ScratchReal, Update, multiply, product};
+pub use sparse::{Epilogue, SparseBlocks, SparseReal, SparseRows, SparseScratch};
+pub use tail::{Fused, Tail};
+pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

@@ -1,0 +1,201 @@
+//! Rows laid side by side: `into[k * width + i] = from[i, k]`, how every product wants its operands.
+
+use super::Isa;
+use super::matrix::Matrix;
+use super::scalar;
+use super::tiles::PANEL;
+
+/// Elements that products pack: of 4 or 8 bytes, any bits of which are valid.
+pub trait Plain: Copy {
+    /// Packs at most a panel of rows that are contiguous each.
+    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize);
+}
+
+impl Plain for f32 {
+    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) if from.rows() > 4 => {
+                let rows = Rows {
+                    data: bytes(from.data()),
+                    stride: 4 * from.row_stride(),
+                    length: 4 * from.columns(),
+                };
+                // SAFETY: `f32` and `u32` have the same size and alignment, and any bits are valid in both.
+                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+                cpu.pack_words(rows, from.rows(), 0, into, width);
+            }
+            _ => one_by_one(from, into, width),
+        }
+    }
+}
+
+impl Plain for f64 {
+    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) if from.rows() > 4 => {
+                let rows = Rows {
+                    data: bytes(from.data()),
+                    stride: 8 * from.row_stride(),
+                    length: 8 * from.columns(),
+                };
+                // SAFETY: `f64` and `u64` have the same size and alignment, and any bits are valid in both.
+                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+                cpu.pack_double_words(rows, from.rows(), into, width);
+            }
+            _ => one_by_one(from, into, width),
+        }
+    }
+}
+
+/// Rows of bytes, `length` long and `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) data: &'a [u8],
+    pub(super) stride: usize,
+    pub(super) length: usize,
+}
+
+impl Rows<'_> {
+    /// The bytes of row `i` from `at` on, 64 of them or as many as there are.
+    #[inline]
+    pub(super) fn piece(&self, i: usize, at: usize) -> &[u8] {
+        let count = (self.length - at).min(64);
+        &self.data[i * self.stride + at..][..count]
+    }
+}
+
+/// The memory of numbers.
+fn bytes<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: the implementors of `Plain` are numbers without padding, and every byte is a valid `u8`.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Packs rows of codes `[rows, inputs]` to `[inputs / 4][rows]`, zero padded, each code flipped by `flip`;
+/// for AVX2 as 16-bit numbers, two words for four of them.
+pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
+    if inputs == 0 {
+        return;
+    }
+    let rows = codes.len() / inputs;
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => scalar::int8::pack_wide(codes, inputs, flip, packed),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(cpu) if rows > 4 => {
+            cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, flip, packed, rows);
+        }
+        _ => scalar::int8::pack(codes, inputs, flip, packed),
+    }
+}
+
+/// Packs all of `from`, at most a panel of rows, `width` elements apart for each column.
+///
+/// Elements of `into` beyond the rows of `from` are left alone.
+pub(super) fn pack<T: Plain>(isa: Isa, from: Matrix<'_, T>, into: &mut [T], width: usize) {
+    let rows = from.rows();
+    assert!(rows <= width && width <= PANEL, "{rows} rows packed {width} apart");
+    assert_eq!(into.len(), from.columns() * width, "room for {rows} packed rows");
+    if rows == 0 || from.columns() == 0 {
+        return;
+    }
+    if rows == 1 && width == 1 && from.column_stride() == 1 {
+        into.copy_from_slice(&from.data()[..from.columns()]);
+    } else if from.row_stride() == 1 {
+        copy_columns(from, into, width);
+    } else if from.column_stride() == 1 {
+        T::pack_rows(isa, from, into, width);
+    } else {
+        one_by_one(from, into, width);
+    }
+}
+
+/// The definition.
+fn one_by_one<T: Copy>(from: Matrix<'_, T>, into: &mut [T], width: usize) {
+    if into.is_empty() {
+        return;
+    }
+    for i in 0..from.rows() {
+        for (into, &x) in into[i..].iter_mut().step_by(width).zip(from.row(i)) {
+            *into = x;
+        }
+    }
+}
+
+/// For a transposed matrix: what stands side by side already.
+fn copy_columns<T: Copy>(from: Matrix<'_, T>, into: &mut [T], width: usize) {
+    fn copy<T: Copy, const R: usize>(from: Matrix<'_, T>, into: &mut [T], width: usize) {
+        let columns = from.transposed();
+        for (k, into) in into.chunks_exact_mut(width).enumerate() {
+            if let (Some(into), Some(from)) =
+                (into.first_chunk_mut::<R>(), columns.contiguous_row(k).and_then(<[T]>::first_chunk::<R>))
+            {
+                *into = *from;
+            }
+        }
+    }
+    macro_rules! lengths {
+        ($($r:literal)*) => {
+            match from.rows() {
+                $($r => copy::<T, $r>(from, into, width),)*
+                _ => one_by_one(from, into, width),
+            }
+        };
+    }
+    lengths!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 20 24 28 32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_packs_like_the_definition() {
+        let numbers: Vec<f32> = (0..40 * 150).map(|i| i as f32).collect();
+        let doubles: Vec<f64> = numbers.iter().map(|&x| f64::from(x)).collect();
+        for isa in Isa::available() {
+            for rows in 0..=32 {
+                for columns in (0..=50).chain([63, 64, 65, 130]) {
+                    for strides in [(150, 1), (1, 40), (150, 1)] {
+                        let width = if columns % 2 == 0 { 32 } else { rows.max(1) };
+                        let from = Matrix::strided(&numbers, (rows, columns), strides);
+                        let mut expected = vec![-1.0; columns * width];
+                        one_by_one(from, &mut expected, width);
+                        let mut packed = vec![-1.0; columns * width];
+                        pack(isa, from, &mut packed, width);
+                        assert_eq!(packed, expected, "{isa} {rows} {columns} {strides:?}");
+                        let mut packed = vec![-1.0; columns * width];
+                        pack(isa, Matrix::strided(&doubles, (rows, columns), strides), &mut packed, width);
+                        assert!(
+                            packed.iter().zip(&expected).all(|(&x, &y)| x == f64::from(y)),
+                            "{isa} {rows} {columns}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_set_packs_codes_like_the_definition() {
+        let codes: Vec<u8> = (0..14 * 300).map(|i| (i * 7 + i / 256) as u8).collect();
+        for isa in Isa::available() {
+            for rows in 1..=14 {
+                for inputs in (0..=70).chain([127, 128, 129, 300]) {
+                    let depth = usize::div_ceil(inputs, 4);
+                    let mut expected = vec![1; rows * depth];
+                    scalar::int8::pack(&codes[..rows * inputs], inputs, 0x8080_8080, &mut expected);
+                    if isa.name() == "avx2" {
+                        let bytes = expected.into_iter().flat_map(u32::to_le_bytes);
+                        let halves: Vec<u32> = bytes.map(u32::from).collect();
+                        expected = halves.chunks(2).map(|two| two[0] | two[1] << 16).collect();
+                    }
+                    let mut packed = vec![2; expected.len()];
+                    pack_codes(isa, &codes[..rows * inputs], inputs, 0x8080_8080, &mut packed);
+                    assert_eq!(packed, expected, "{isa} {rows} {inputs}");
+                }
+            }
+        }
+    }
+}

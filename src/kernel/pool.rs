@@ -1,0 +1,277 @@
+//! Threads that wait for work and cost nothing to those who have none for them.
+//!
+//! ```text
+//! pool.run(tasks, |i| ...)      every i in 0..tasks exactly once, by the caller and whoever joins it
+//! ```
+//!
+//! The caller opens a gate, works through the tasks itself, closes the gate and waits for those who went
+//! in. A worker that wakes up too late finds the gate closed, so no call ever waits for a sleeping thread,
+//! and a call of one task never touches the others at all. A second caller that finds the pool taken, and a
+//! task that calls the pool again, do their tasks alone: nothing here can wait in a circle.
+//!
+//! Which thread runs a task is chance; what a task computes must not depend on it, and with tasks that
+//! write disjoint parts it cannot.
+//!
+//! Why not rayon: two tasks of 5 us each, called back to back, take 5.6 us here and 13.2 us through a rayon pool
+//! (`install` and `join`); two empty ones 0.15 and 4.7 us (two cores of an AMD EPYC Zen 4, medians of 2,000 calls).
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::matrix::MatrixMut;
+
+/// A handle on a set of threads; clones share them. The threads end with the last handle.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use trimnet::kernel::Pool;
+///
+/// let (pool, sum) = (Pool::new(2), AtomicUsize::new(0));
+/// pool.run(100, |i| {
+///     sum.fetch_add(i, Ordering::Relaxed);
+/// });
+/// assert_eq!(sum.into_inner(), 4950);
+/// ```
+#[derive(Clone, Default)]
+pub struct Pool {
+    crew: Option<Arc<crew::Crew>>,
+}
+
+impl Pool {
+    /// The caller alone: no thread is ever started.
+    pub const fn single() -> Self {
+        Self { crew: None }
+    }
+
+    /// `threads` at a time, the caller's included; 0 and 1 mean the caller alone, as does every number without the
+    /// feature `parallel`. If the system refuses a thread, the pool works with those it gave.
+    pub fn new(threads: usize) -> Self {
+        Self { crew: crew::Crew::hire(threads.saturating_sub(1)).map(Arc::new) }
+    }
+
+    /// The pool of all cores that this process may use, shared by everyone who asks; its threads start with the first.
+    pub fn shared() -> Self {
+        static SHARED: OnceLock<Pool> = OnceLock::new();
+        SHARED.get_or_init(|| Self::new(std::thread::available_parallelism().map_or(1, usize::from))).clone()
+    }
+
+    /// How many threads work at the same time at best, the caller's included.
+    pub fn threads(&self) -> usize {
+        1 + self.crew.as_ref().map_or(0, |crew| crew.workers())
+    }
+
+    /// Calls `task(i)` once for every `i` in `0..tasks`, at best on all threads, and returns when all are done.
+    ///
+    /// # Panics
+    /// If a task panics: with its message, when no task runs any more. Tasks that had not begun are left out.
+    pub fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: F) {
+        match &self.crew {
+            Some(crew) if tasks > 1 => crew.run(tasks, &task),
+            _ => (0..tasks).for_each(task),
+        }
+    }
+
+    /// Cuts `out` into parts of `width` columns and calls `task(i, part)` once for each, the last one perhaps narrower.
+    ///
+    /// # Panics
+    /// If `width` is 0, or a task panics.
+    pub fn run_columns<T: Send>(
+        &self,
+        out: MatrixMut<'_, T>,
+        width: usize,
+        task: impl Fn(usize, MatrixMut<'_, T>) + Sync,
+    ) {
+        assert!(width > 0, "parts of 0 columns");
+        let (columns, whole) = (out.columns(), Parts(out));
+        self.run(columns.div_ceil(width), |i| {
+            let (first, last) = (i * width, ((i + 1) * width).min(columns));
+            // SAFETY: `run` calls with each `i` once, and the column ranges of two `i` are disjoint.
+            let part = unsafe { whole.get() };
+            task(i, part.split_columns(last).0.split_columns(first).1);
+        });
+    }
+
+    /// Cuts `out` into parts of `height` rows and calls `task(i, part)` once for each, the last one perhaps lower.
+    ///
+    /// # Panics
+    /// If `height` is 0, or a task panics.
+    pub fn run_rows<T: Send>(
+        &self,
+        out: MatrixMut<'_, T>,
+        height: usize,
+        task: impl Fn(usize, MatrixMut<'_, T>) + Sync,
+    ) {
+        assert!(height > 0, "parts of 0 rows");
+        let (rows, whole) = (out.rows(), Parts(out));
+        self.run(rows.div_ceil(height), |i| {
+            let (first, last) = (i * height, ((i + 1) * height).min(rows));
+            // SAFETY: `run` calls with each `i` once, and the row ranges of two `i` are disjoint.
+            let part = unsafe { whole.get() };
+            task(i, part.split_rows(last).0.split_rows(first).1);
+        });
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+/// A matrix that several tasks cut their own parts out of.
+struct Parts<'a, T>(MatrixMut<'a, T>);
+
+// SAFETY: shared references to it do nothing but `get`, whose contract keeps apart what threads reach; elements may
+// move between threads, `T: Send`.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    /// The whole matrix once more.
+    ///
+    /// # Safety
+    /// Of the results of different calls, only disjoint parts may be used.
+    unsafe fn get(&self) -> MatrixMut<'a, T> {
+        // SAFETY: a bitwise copy of a plain view without a destructor; aliasing is excluded by the contract above.
+        unsafe { std::ptr::read(&self.0) }
+    }
+}
+
+#[cfg(not(feature = "parallel"))]
+mod crew {
+    /// No threads.
+    pub(super) enum Crew {}
+
+    impl Crew {
+        pub(super) fn hire(_workers: usize) -> Option<Self> {
+            None
+        }
+
+        pub(super) fn workers(&self) -> usize {
+            match *self {}
+        }
+
+        pub(super) fn run<F: Fn(usize) + Sync>(&self, _tasks: usize, _task: &F) {
+            match *self {}
+        }
+    }
+}
+
+#[cfg(feature = "parallel")]
+mod crew;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn counts(pool: &Pool, tasks: usize) -> Vec<usize> {
+        let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(tasks, |i| {
+            counts[i].fetch_add(1, Ordering::Relaxed);
+        });
+        counts.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn runs_every_task_exactly_once() {
+        for threads in [0, 1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for tasks in [0, 1, 2, 3, 7, 64, 1000] {
+                assert_eq!(counts(&pool, tasks), vec![1; tasks], "{threads} threads, {tasks} tasks");
+            }
+        }
+    }
+
+    #[test]
+    fn starts_no_thread_when_told_so() {
+        assert_eq!(Pool::single().threads(), 1);
+        assert_eq!(Pool::new(0).threads(), 1);
+        assert_eq!(Pool::new(1).threads(), 1);
+        assert_eq!(Pool::default().threads(), 1);
+    }
+
+    #[test]
+    fn a_short_call_right_after_another_works_ten_thousand_times() {
+        let pool = Pool::new(4);
+        let total = AtomicUsize::new(0);
+        for _ in 0..10_000 {
+            pool.run(3, |i| {
+                total.fetch_add(i + 1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(total.into_inner(), 60_000);
+    }
+
+    #[test]
+    fn wakes_workers_that_have_gone_to_sleep() {
+        let pool = Pool::new(3);
+        for _ in 0..5 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert_eq!(counts(&pool, 50), vec![1; 50]);
+        }
+    }
+
+    #[test]
+    fn sixteen_callers_share_one_pool() {
+        let pool = Pool::new(3);
+        std::thread::scope(|scope| {
+            for caller in 0..16 {
+                let pool = pool.clone();
+                scope.spawn(move || {
+                    for tasks in 0..200 {
+                        assert_eq!(counts(&pool, tasks), vec![1; tasks], "caller {caller}");
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_task_may_call_the_pool_again() {
+        let pool = Pool::new(3);
+        let total = AtomicUsize::new(0);
+        pool.run(6, |_| {
+            pool.run(5, |_| {
+                pool.run(2, |_| {
+                    total.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(total.into_inner(), 60);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        for bad in [0, 1, 30, 59] {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                pool.run(60, |i| assert_ne!(i, bad, "task {bad} fails"));
+            }));
+            let message = *result.unwrap_err().downcast::<String>().unwrap();
+            assert!(message.contains(&format!("task {bad} fails")), "{message}");
+            assert_eq!(counts(&pool, 60), vec![1; 60]);
+        }
+    }
+
+    #[test]
+    fn cuts_a_matrix_into_disjoint_parts() {
+        let pool = Pool::new(3);
+        for (rows, columns, size) in [(0, 5, 2), (5, 0, 2), (1, 1, 1), (7, 13, 4), (13, 7, 20)] {
+            let mut data = vec![0usize; rows * columns];
+            pool.run_columns(MatrixMut::new(&mut data, rows, columns), size, |i, mut part| {
+                for row in 0..part.rows() {
+                    part.row_mut(row).iter_mut().for_each(|x| *x += 1 + i);
+                }
+            });
+            pool.run_rows(MatrixMut::new(&mut data, rows, columns), size, |i, mut part| {
+                for row in 0..part.rows() {
+                    part.row_mut(row).iter_mut().for_each(|x| *x += 100 * (1 + i));
+                }
+            });
+            let expected: Vec<usize> = (0..rows * columns)
+                .map(|at| 1 + (at % columns) / size + 100 * (1 + (at / columns) / size))
+                .collect();
+            assert_eq!(data, expected);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The product of codes, one multiplication at a time.
+
+use crate::kernel::int8::Sums;
+use crate::kernel::tiles::PANEL;
+use crate::kernel::weights::Step;
+
+/// `sums[i][j] = start[j] + sum over k of a[k][i] * w[k][j]`, four `k` in each element of both.
+pub(in crate::kernel) fn tile<S: Step>(
+    rows: usize,
+    _columns: usize,
+    a: &[u32],
+    steps: &[S],
+    start: &[i32; PANEL],
+    sums: &mut Sums,
+) {
+    for (i, sums) in sums[..rows].iter_mut().enumerate() {
+        *sums = *start;
+        for (four, step) in a[i.min(a.len())..].iter().step_by(rows).zip(steps) {
+            let a = four.to_ne_bytes().map(i32::from);
+            for (column, sum) in sums.iter_mut().enumerate() {
+                let w = step.get(column);
+                for k in 0..4 {
+                    *sum = sum.wrapping_add(a[k] * i32::from(w[k]));
+                }
+            }
+        }
+    }
+}
+
+/// Rows of codes `[rows, inputs]` to `[inputs / 4][rows]`, four codes in each element, zero padded before the flip.
+pub(in crate::kernel) fn pack(codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
+    let rows = codes.len() / inputs.max(1);
+    for (i, row) in codes.chunks_exact(inputs.max(1)).enumerate() {
+        if rows == 1 {
+            put(row, flip, packed.iter_mut());
+        } else {
+            put(row, flip, packed[i..].iter_mut().step_by(rows));
+        }
+    }
+}
+
+fn put<'a>(row: &[u8], flip: u32, mut places: impl Iterator<Item = &'a mut u32>) {
+    let (fours, last) = fours(row);
+    // Two loops, because a chain of both would not be compiled to vectors.
+    for (four, place) in fours.iter().zip(places.by_ref()) {
+        *place = u32::from_ne_bytes(*four) ^ flip;
+    }
+    if let (Some(four), Some(place)) = (last, places.next()) {
+        *place = u32::from_ne_bytes(four) ^ flip;
+    }
+}
+
+/// The same with 16 bits for each code, two elements for four of them.
+pub(in crate::kernel) fn pack_wide(codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
+    let rows = codes.len() / inputs.max(1);
+    let (pairs, _) = packed.as_chunks_mut::<2>();
+    for (i, row) in codes.chunks_exact(inputs.max(1)).enumerate() {
+        let (fours, last) = fours(row);
+        for (pair, four) in pairs[i..].iter_mut().step_by(rows).zip(fours.iter().chain(&last)) {
+            let [a, b, c, d] = (u32::from_ne_bytes(*four) ^ flip).to_ne_bytes().map(u32::from);
+            *pair = [a | b << 16, c | d << 16];
+        }
+    }
+}
+
+/// A row in fours; the last, if it is not whole, with zeros behind.
+fn fours(row: &[u8]) -> (&[[u8; 4]], Option<[u8; 4]>) {
+    let (fours, rest) = row.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    (fours, (!rest.is_empty()).then_some(last))
+}

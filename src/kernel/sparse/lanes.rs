@@ -1,0 +1,57 @@
+//! Rows of a batch side by side, so that one weight multiplies a vector of them.
+//!
+//! ```text
+//! batch [b, inputs]  ->  lanes [inputs][V][16]      lane l of V * 16 is row l of the batch
+//! ```
+
+use super::real::{Epilogue, SparseReal};
+use crate::kernel::pack::pack;
+use crate::kernel::{Isa, Matrix, MatrixMut};
+
+/// Lanes of a line.
+pub(in crate::kernel) const LINE: usize = 16;
+
+/// Rows of weights that are computed before they are written out together.
+pub(in crate::kernel) const GROUP: usize = 16;
+
+/// Sixteen numbers on cache lines of their own.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Line<T>(pub(in crate::kernel) [T; LINE]);
+
+/// The sums of a group of weight rows: `[row][V][16]`.
+pub(in crate::kernel) type Group<F, const V: usize> = [[Line<F>; V]; GROUP];
+
+/// Transposes rows `[rows, inputs]`, at most `16 * V`, to `[inputs][V]` lines. Lanes without a row keep what they held.
+pub(super) fn gather<F: SparseReal, const V: usize>(isa: Isa, x: &[F], inputs: usize, lanes: &mut [Line<F>]) {
+    let rows = x.len() / inputs.max(1);
+    pack(isa, Matrix::new(x, rows, inputs), numbers_mut(lanes), V * LINE);
+}
+
+/// Writes the sums of weight rows `first + at ..`, `columns` of them, to all rows of the result, from column `at` on.
+#[inline(always)]
+pub(super) fn scatter<F: SparseReal, const V: usize>(
+    isa: Isa,
+    sums: &Group<F, V>,
+    tail: &Epilogue<'_, F>,
+    at: usize,
+    columns: usize,
+    out: &mut MatrixMut<'_, F>,
+) {
+    let mut turned = [[Line([F::default(); LINE]); GROUP]; V];
+    let sums = Matrix::new(numbers(sums.as_flattened()), GROUP, V * LINE);
+    pack(isa, sums, numbers_mut(turned.as_flattened_mut()), GROUP);
+    for (i, sums) in turned.as_flattened().iter().enumerate().take(out.rows()) {
+        tail.write(at, &sums.0, &mut out.row_mut(i)[at..at + columns]);
+    }
+}
+
+fn numbers<F: SparseReal>(lines: &[Line<F>]) -> &[F] {
+    // SAFETY: a `Line` of 4- or 8-byte numbers is 16 of them without padding, 64 or 128 bytes.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE) }
+}
+
+fn numbers_mut<F: SparseReal>(lines: &mut [Line<F>]) -> &mut [F] {
+    // SAFETY: as above, and borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE) }
+}

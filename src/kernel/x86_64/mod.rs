@@ -1,0 +1,66 @@
+//! x86-64: AVX2 with FMA, and AVX-512 with VNNI.
+//!
+//! A function for an instruction set is a method of its proof, and calls a `#[target_feature]`
+//! function: the one unsafe step, justified by the existence of `self`.
+
+use crate::kernel::elementwise::Work;
+
+mod int8;
+mod pack;
+mod real;
+mod sparse;
+
+/// Proof that this processor has AVX2 and FMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+}
+
+/// Proof that this processor has AVX-512 F, BW, DQ, VL and VNNI, and AVX2 and FMA as well.
+///
+/// Functions for it carry
+/// `#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<Self> {
+        (Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni"))
+        .then_some(Self(()))
+    }
+}
+
+impl Avx2 {
+    /// Runs `work` compiled for this instruction set.
+    pub(super) fn with<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn with<W: Work>(work: W) -> W::Output {
+            work.run()
+        }
+
+        // SAFETY: `self` proves the instructions.
+        unsafe { with(work) }
+    }
+}
+
+impl Avx512 {
+    /// Runs `work` compiled for this instruction set.
+    pub(super) fn with<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        fn with<W: Work>(work: W) -> W::Output {
+            work.run()
+        }
+
+        // SAFETY: `self` proves the instructions.
+        unsafe { with(work) }
+    }
+}

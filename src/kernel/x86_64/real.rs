@@ -1,0 +1,113 @@
+//! The product of real numbers: fused multiply-adds on 8 `f32` or 4 `f64` (AVX2), twice as many (AVX-512).
+
+use std::arch::x86_64::*;
+
+use super::{Avx2, Avx512};
+use crate::kernel::real::{Job, Step, Sums};
+use crate::kernel::tiles::{MAX_ROWS, PANEL};
+
+/// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over
+/// the panel holds in registers for so many rows; the last list, how many a last pass may hold instead.
+macro_rules! product {
+    ($cpu:ident, $features:literal, $t:ty, $vector:ty, $lanes:literal, $run:ident,
+     $zero:ident, $set:ident, $fma:ident, $load:ident, $store:ident,
+     [$($rows:literal: $vectors:literal),*], $last:tt) => {
+        impl $cpu {
+            /// The product, and what runs between its tiles, compiled for this instruction set.
+            pub(in crate::kernel) fn $run(self, job: Job<'_, '_, $t>) {
+                #[target_feature(enable = $features)]
+                fn run(job: Job<'_, '_, $t>) {
+                    job.run(|rows, columns, a, steps, sums| tile(rows, columns, a, steps, sums));
+                }
+
+                /// One tile of the product; few `columns` spare the rest of the panel.
+                #[target_feature(enable = $features)]
+                fn tile(rows: usize, columns: usize, a: &[$t], steps: &[Step<$t>], sums: &mut Sums<$t>) {
+                    let vectors = columns.div_ceil($lanes);
+                    match rows {
+                        $($rows => {
+                            for first in (0..vectors).step_by($vectors) {
+                                product!(@last $rows, $vectors, vectors - first, (a, steps, first, sums), $last);
+                            }
+                        })*
+                        _ => unreachable!("a tile of {rows} rows"),
+                    }
+                }
+
+                /// `R` rows by `V` vectors of columns, from vector `first` on.
+                #[target_feature(enable = $features)]
+                fn dot<const R: usize, const V: usize>(
+                    a: &[$t],
+                    steps: &[Step<$t>],
+                    first: usize,
+                    sums: &mut Sums<$t>,
+                ) {
+                    const { assert!(R <= MAX_ROWS) }
+                    assert!(first + V <= PANEL / $lanes);
+                    let mut all = [[$zero(); V]; R];
+                    for (a, step) in a.as_chunks::<R>().0.iter().zip(steps) {
+                        let mut w = [$zero(); V];
+                        for (v, w) in w.iter_mut().enumerate() {
+                            *w = load(&step.0, first + v);
+                        }
+                        for (sums, &a) in all.iter_mut().zip(a) {
+                            let a = $set(a);
+                            for (sum, &w) in sums.iter_mut().zip(&w) {
+                                *sum = $fma(a, w, *sum);
+                            }
+                        }
+                    }
+                    for (sums, all) in sums.iter_mut().zip(all) {
+                        for (v, sum) in all.into_iter().enumerate() {
+                            store(sums, first + v, sum);
+                        }
+                    }
+                }
+
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn load(values: &[$t; PANEL], v: usize) -> $vector {
+                    let part: &[$t; $lanes] = &values.as_chunks().0[v];
+                    // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
+                    unsafe { $load(part.as_ptr()) }
+                }
+
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn store(values: &mut [$t; PANEL], v: usize, vector: $vector) {
+                    let part: &mut [$t; $lanes] = &mut values.as_chunks_mut().0[v];
+                    // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
+                    unsafe { $store(part.as_mut_ptr(), vector) }
+                }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(job) }
+            }
+        }
+    };
+    (@last $rows:literal, $vectors:literal, $left:expr, $args:tt, [$($last:literal)*]) => {
+        match $left {
+            $($last if $last < $vectors => dot::<$rows, $last> $args,)*
+            _ => dot::<$rows, $vectors> $args,
+        }
+    };
+}
+
+product!(
+    Avx2, "avx2,fma", f32, __m256, 8, run_f32, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_storeu_ps, [1: 4, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
+);
+product!(
+    Avx2, "avx2,fma", f64, __m256d, 4, run_f64, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd,
+    _mm256_loadu_pd, _mm256_storeu_pd, [1: 8, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
+);
+product!(
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f32, __m512, 16, run_f32,
+    _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_storeu_ps,
+    [1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 2, 8: 2, 9: 2, 10: 2, 11: 2, 12: 2, 13: 2, 14: 2], [1]
+);
+product!(
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, run_f64,
+    _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_storeu_pd,
+    [1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4], [1 2 3]
+);
