@@ -26,3 +26,7 @@ pub use traits::{Compressed, Compressor, Erased, Normalizer, Regularizer};
 
 pub use ndarray;
 pub use rand;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

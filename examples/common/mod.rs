@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::{Arg, Parser, ValueExt};
 use trimnet::io::idx;
-use trimnet::nn::{Callback, Dataset, Epoch, Mlp, Step};
+use trimnet::nn::{Callback, Dataset, Epoch, Mlp};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 /// What an example returns: any error ends it with its message.
@@ -83,24 +83,24 @@ impl Data {
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    pub fn new(what: &'static str, epochs: usize) -> Self {
-        let bar = ProgressBar::new(epochs as u64).with_message(what);
-        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len} epochs  {elapsed}")
-        {
+    pub fn new(what: &'static str, length: usize) -> Self {
+        let bar = ProgressBar::new(length as u64).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len}  {elapsed}") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         Self(bar)
     }
+
+    /// This many are done.
+    pub fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
 }
 
 impl Callback<f32> for Progress {
     fn on_epoch(&mut self, _: &mut Mlp<f32>, epoch: &Epoch) -> trimnet::Result<ControlFlow<()>> {
-        self.0.set_position(epoch.epoch as u64 + 1);
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn on_step(&mut self, _: &mut Mlp<f32>, _: &Step) -> trimnet::Result<ControlFlow<()>> {
+        self.at(epoch.epoch as u64 + 1);
         Ok(ControlFlow::Continue(()))
     }
 }

@@ -173,7 +173,7 @@ impl<F: Float> Dataset<F> {
         Ok((self.select(&rows(rest))?, self.select(&rows(held_out))?))
     }
 
-    /// Batches of `size` rows, in the order of the rows until [`Batches::shuffle`].
+    /// Batches of about `size` rows (see [`Batches`]), in the order of the rows until [`Batches::shuffle`].
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a size of 0.
@@ -181,13 +181,13 @@ impl<F: Float> Dataset<F> {
         if size == 0 {
             return Err(Error::OutOfRange { name: "batch size", value: 0.0, range: "batch size >= 1" });
         }
-        let size = size.min(self.rows());
-        // One row more, for the single row that may join the last batch.
-        let capacity = (size + 1).min(self.rows());
+        let count = count(self.rows(), size);
+        let capacity = self.rows().div_ceil(count);
         Ok(Batches {
             data: self,
-            size,
+            count,
             order: (0..self.rows()).collect(),
+            batch: 0,
             next: 0,
             inputs: Array2::zeros((capacity, self.features())),
             targets: match &self.targets {
@@ -238,12 +238,19 @@ pub struct Batch<'a, F> {
 
 /// Walks through a data set batch by batch; a lending iterator, because all batches share one buffer.
 ///
-/// A last batch of a single row joins the one before it: batch norm has no variance to take from one row.
+/// ```text
+/// batches of an epoch = max(1, rows / size, rounded to the nearest, halves down)
+/// ```
+///
+/// Their sizes differ by at most one row, and lie between 3/4 and 3/2 of the size that was asked for (a data set that is
+/// smaller is one batch): there is no small rest at the end. A rest of a few rows would be a full step in the direction of
+/// a few rows, and ruins training with batch norm; of a single row, batch norm could take no variance at all.
 #[derive(Clone, Debug)]
 pub struct Batches<'d, F> {
     data: &'d Dataset<F>,
-    size: usize,
+    count: usize,
     order: Vec<usize>,
+    batch: usize,
     next: usize,
     inputs: Array2<F>,
     targets: Targets<F>,
@@ -252,24 +259,26 @@ pub struct Batches<'d, F> {
 impl<F: Float> Batches<'_, F> {
     /// Number of batches of an epoch.
     pub fn count(&self) -> usize {
-        count(self.order.len(), self.size)
+        self.count
     }
 
     /// Starts over in a new random order.
     pub fn shuffle(&mut self, rng: &mut dyn Rng) {
         shuffle(&mut self.order, rng);
-        self.next = 0;
+        (self.batch, self.next) = (0, 0);
     }
 
     /// The next batch, or `None` at the end of the epoch.
     pub fn next_batch(&mut self) -> Option<Batch<'_, F>> {
-        let left = self.order.len() - self.next;
-        if left == 0 {
+        if self.batch == self.count {
             return None;
         }
-        let take = if left <= self.size || self.size > 1 && left == self.size + 1 { left } else { self.size };
+        // The first batches take one more, as many as there are rows over.
+        let (size, over) = (self.order.len() / self.count, self.order.len() % self.count);
+        let take = size + usize::from(self.batch < over);
         let rows = self.order.get(self.next..self.next + take)?;
         self.next += take;
+        self.batch += 1;
         gather(&self.data.inputs, rows, &mut self.inputs);
         let targets = match (&self.data.targets, &mut self.targets) {
             (Targets::Labels(from), Targets::Labels(to)) => {
@@ -287,11 +296,12 @@ impl<F: Float> Batches<'_, F> {
     }
 }
 
-/// Batches of `size` rows in an epoch, where a single last row joins the batch before it.
+/// Batches of about `size` rows in an epoch.
 pub(super) fn count(rows: usize, size: usize) -> usize {
     let size = size.max(1);
     let (full, rest) = (rows / size, rows % size);
-    full + usize::from(rest > 1 || rest == 1 && full == 0)
+    // Halves go down, so that three rows in batches of two are one batch of three, not of two and one.
+    (full + usize::from(rest > size - rest)).max(1)
 }
 
 /// Copies `rows` of `from` into the first rows of `to`.
@@ -353,23 +363,37 @@ mod tests {
     }
 
     #[test]
-    fn a_last_batch_of_one_row_joins_the_one_before_it() {
+    fn batches_are_equal_within_one_row_and_about_as_large_as_asked() {
         for (rows, size, expected) in [
-            (11, 5, vec![5, 6]),
-            (12, 5, vec![5, 5, 2]),
+            (12, 4, vec![4, 4, 4]),
+            (11, 5, vec![6, 5]),
+            (13, 5, vec![5, 4, 4]),
             (1, 5, vec![1]),
+            (7, 5, vec![7]),
             (3, 1, vec![1, 1, 1]),
             (3, 2, vec![3]),
         ] {
-            let data = counting(rows);
-            let mut batches = data.batches(size).unwrap();
-            assert_eq!(batches.count(), expected.len(), "{rows} rows in batches of {size}");
-            let mut sizes = Vec::new();
-            while let Some(batch) = batches.next_batch() {
-                sizes.push(batch.inputs.nrows());
-            }
-            assert_eq!(sizes, expected);
+            assert_eq!(sizes(rows, size), expected, "{rows} rows in batches of {size}");
         }
+        for (rows, size) in (1..60).flat_map(|rows| (2..20).map(move |size| (rows, size))) {
+            let sizes = sizes(rows, size);
+            assert_eq!(sizes.iter().sum::<usize>(), rows);
+            let (least, most) = (*sizes.iter().min().unwrap(), *sizes.iter().max().unwrap());
+            assert!(most - least <= 1 && 2 * most <= 3 * size, "{rows} {size} {sizes:?}");
+            assert!(4 * least >= 3 * size - 3 || sizes.len() == 1, "{rows} {size} {sizes:?}");
+            assert!(least > 1 || rows == 1, "{rows} {size} {sizes:?}");
+        }
+    }
+
+    fn sizes(rows: usize, size: usize) -> Vec<usize> {
+        let data = counting(rows);
+        let mut batches = data.batches(size).unwrap();
+        let mut sizes = Vec::new();
+        while let Some(batch) = batches.next_batch() {
+            sizes.push(batch.inputs.nrows());
+        }
+        assert_eq!(batches.count(), sizes.len());
+        sizes
     }
 
     #[test]

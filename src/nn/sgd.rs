@@ -54,7 +54,7 @@ impl<F: Float> Sgd<F> {
     /// With this momentum; forgets the velocity of the steps so far.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) unless `0 <= mu < 1`.
+    /// [`Error::OutOfRange`](crate::error::Error::OutOfRange) unless `0 <= mu < 1`.
     pub fn with_momentum(mut self, momentum: Momentum) -> Result<Self> {
         if let Momentum::Heavy(mu) | Momentum::Nesterov(mu) = momentum {
             check_fraction("momentum", mu)?;
@@ -67,7 +67,7 @@ impl<F: Float> Sgd<F> {
     /// With this weight decay.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) unless lambda is finite and not negative.
+    /// [`Error::OutOfRange`](crate::error::Error::OutOfRange) unless lambda is finite and not negative.
     pub fn with_decay(mut self, decay: Decay) -> Result<Self> {
         self.decay = decay.check()?;
         Ok(self)
@@ -138,7 +138,7 @@ struct RawSgd<F> {
 
 #[cfg(feature = "serde")]
 impl<F: Float> TryFrom<RawSgd<F>> for Sgd<F> {
-    type Error = crate::Error;
+    type Error = crate::error::Error;
 
     fn try_from(raw: RawSgd<F>) -> Result<Self> {
         let mut sgd = Self::new().with_momentum(raw.momentum)?.with_decay(raw.decay)?;

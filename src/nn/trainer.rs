@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The order of the rows and the draws of dropout come from one generator with the trainer's seed: the same seed, data,
-//! settings and machine give the same bits. A last batch of one row joins the one before it (see
-//! [`Batches`](super::Batches)), so that batch norm works for every number of rows above one.
+//! settings and machine give the same bits. Batches are equal within one row, without a small rest at the end (see
+//! [`Batches`](super::Batches)): batch norm works for every number of rows above one.
 
 use std::ops::ControlFlow;
 

@@ -294,7 +294,7 @@ mod tests {
             values in prop::collection::vec(prop_oneof![-1e3..1e3, -1e-3..1e-3, Just(0.0), Just(1e300), Just(5e-324)], 1..200),
             cut in 0_usize..200,
         ) {
-            let whole = observed(&[values.clone()]);
+            let whole = observed(std::slice::from_ref(&values));
             let cut = cut.min(values.len());
             let mut backwards: Vec<f64> = values.clone();
             backwards.reverse();

@@ -51,7 +51,7 @@ impl OnnxHistogram {
         Ok(Self { bins, counts: Vec::new(), threshold: 0.0, seen: None, refused: 0, skipped: 0 })
     }
 
-    /// The counts, over equal bins of [`edges`](Self::edges).
+    /// The counts, over equal bins of [`edge`](Self::edge).
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }

@@ -213,10 +213,7 @@ mod tests {
             observer.observe(&batch);
         }
         let range = observer.range().unwrap();
-        assert!(
-            (range.min() - -1.004_899_98).abs() < 1e-7 && (range.max() - 1.014_799_95).abs() < 1e-7,
-            "{range:?}"
-        );
+        assert!((range.min() - -1.004_9).abs() < 1e-7 && (range.max() - 1.014_8).abs() < 1e-7, "{range:?}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl From<RatioQuantizer> for f64 {
 }
 
 impl<F: Float, D: Dimension> Compressor<F, D> for RatioQuantizer {
-    type Output = RatioTensor<D>;
+    type Output = RatioTensor<F, D>;
 
     /// # Errors
     /// [`Error::NotFinite`] for NaN or infinity; [`Error::Unsupported`] for a weight whose code needs more than 16 bits.
@@ -91,7 +91,7 @@ impl<F: Float, D: Dimension> Compressor<F, D> for RatioQuantizer {
             codes.push(code.small_int());
         }
         let codes = PackedInts::pack(bits_for(&codes), true, &codes)?;
-        Ok(RatioTensor { shape: weights.raw_dim(), ratio: *self, codes })
+        Ok(RatioTensor { shape: weights.raw_dim(), ratio, codes })
     }
 }
 
@@ -107,21 +107,24 @@ fn bits_for(codes: &[i32]) -> u8 {
 /// Multiples of `1 / ratio`.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Raw<D>"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw<F, D>"))]
 #[cfg_attr(
     feature = "serde",
-    serde(bound(serialize = "D: serde::Serialize", deserialize = "D: Dimension + serde::Deserialize<'de>"))
+    serde(bound(
+        serialize = "F: serde::Serialize, D: serde::Serialize",
+        deserialize = "F: Float + serde::Deserialize<'de>, D: Dimension + serde::Deserialize<'de>"
+    ))
 )]
-pub struct RatioTensor<D> {
+pub struct RatioTensor<F, D> {
     shape: D,
-    ratio: RatioQuantizer,
+    ratio: F,
     codes: PackedInts,
 }
 
-impl<D: Dimension> RatioTensor<D> {
+impl<F: Float, D: Dimension> RatioTensor<F, D> {
     /// Steps to the unit.
-    pub fn ratio(&self) -> f64 {
-        self.ratio.ratio
+    pub fn ratio(&self) -> F {
+        self.ratio
     }
 
     /// The multiples, in row-major order.
@@ -130,42 +133,45 @@ impl<D: Dimension> RatioTensor<D> {
     }
 }
 
-impl<F: Float, D: Dimension> Compressed<F, D> for RatioTensor<D> {
+impl<F: Float, D: Dimension> Compressed<F, D> for RatioTensor<F, D> {
     fn raw_dim(&self) -> D {
         self.shape.clone()
     }
 
     /// The packed codes, and the ratio.
     fn size_bytes(&self) -> usize {
-        self.codes.bytes().len() + size_of::<f64>()
+        self.codes.bytes().len() + F::BYTES
     }
 
     fn decompress_into(&self, mut out: ArrayViewMut<'_, F, D>) -> Result<()> {
         check_shape("the place for the tensor", out.shape(), self.shape.slice())?;
-        let ratio = F::of(self.ratio.ratio);
-        out.iter_mut().zip(self.codes.to_vec()).for_each(|(out, code)| *out = F::of_int(code) / ratio);
+        out.iter_mut().zip(self.codes.to_vec()).for_each(|(out, code)| *out = F::of_int(code) / self.ratio);
         Ok(())
     }
 }
 
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Raw<D> {
+struct Raw<F, D> {
     shape: D,
-    ratio: RatioQuantizer,
+    ratio: F,
     codes: PackedInts,
 }
 
 #[cfg(feature = "serde")]
-impl<D: Dimension> TryFrom<Raw<D>> for RatioTensor<D> {
+impl<F: Float, D: Dimension> TryFrom<Raw<F, D>> for RatioTensor<F, D> {
     type Error = Error;
 
-    fn try_from(Raw { shape, ratio, codes }: Raw<D>) -> Result<Self> {
+    fn try_from(Raw { shape, ratio, codes }: Raw<F, D>) -> Result<Self> {
         check_shape(
             "the codes of a ratio tensor",
             &[codes.len()],
             &[crate::quantize::tensor::elements(&shape)?],
         )?;
+        if !(ratio > F::zero() && ratio.is_finite() && (F::of_int(1 << 16) / ratio).is_finite()) {
+            let range = "above 0, and no code may stand for infinity";
+            return Err(Error::OutOfRange { name: "ratio", value: ratio.as_f64(), range });
+        }
         Ok(Self { shape, ratio, codes })
     }
 }

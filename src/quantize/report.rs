@@ -27,7 +27,7 @@ pub struct ErrorReport {
     pub elements: usize,
 }
 
-/// Sums that become a report. Everything is measured in units of the largest element, so that no square overflows.
+/// Sums that become a report. Squares are of parts of the largest element, so that none overflows.
 pub(crate) struct Errors {
     qmin: i32,
     qmax: i32,
@@ -60,9 +60,9 @@ impl Errors {
     #[inline]
     fn add_one<F: Float>(&mut self, x: F, code: i32, params: QuantParams<F>) {
         let (x, scale) = (x.as_f64(), params.scale.as_f64());
-        let error = x / self.unit - params.dequantize(code).as_f64() / self.unit;
+        let error = x - params.dequantize(code).as_f64();
         self.signal += (x / self.unit) * (x / self.unit);
-        self.noise += error * error;
+        self.noise += (error / self.unit) * (error / self.unit);
         self.max_error = self.max_error.max(error.abs());
         let steps = x / scale + f64::from(params.zero_point);
         let outside = steps < f64::from(self.qmin) - 0.5 || steps > f64::from(self.qmax) + 0.5;
@@ -74,7 +74,7 @@ impl Errors {
         let mean = self.noise / self.elements.max(1) as f64;
         ErrorReport {
             mse: mean * self.unit * self.unit,
-            max_error: self.max_error * self.unit,
+            max_error: self.max_error,
             sqnr_db: if self.noise == 0.0 {
                 f64::INFINITY
             } else {

@@ -274,7 +274,15 @@ fn split<F: Float>(params: &[QuantParams<F>]) -> (Vec<F>, Vec<i32>) {
 
 fn check_params<F: Float>(scheme: &Scheme, params: &[QuantParams<F>], layout: &Layout) -> Result<()> {
     check_shape("the scales", &[params.len()], &[layout.scales()])?;
-    params.iter().try_for_each(|&params| scheme.check(params))
+    params.iter().try_for_each(|&params| {
+        scheme.check(params)?;
+        let ends = [params.dequantize(scheme.qmin()), params.dequantize(scheme.qmax())];
+        if ends.iter().all(|end| end.is_finite()) {
+            return Ok(());
+        }
+        let range = "low enough for the codes to stand for finite numbers";
+        Err(Error::OutOfRange { name: "scale", value: params.scale.as_f64(), range })
+    })
 }
 
 #[cfg(feature = "serde")]

@@ -50,7 +50,7 @@ impl Positions {
 
     /// Whether these are positions among `n` weights, and end where [`smallest`](Self::smallest) would.
     #[cfg(feature = "serde")]
-    pub(super) fn covers(&self, n: usize) -> crate::Result<bool> {
+    pub(super) fn covers(&self, n: usize) -> crate::error::Result<bool> {
         Ok(match self {
             Self::Bitmap(bitmap) => bits::check(bitmap, n).map(|()| true)?,
             Self::Gaps(gaps) => cover(gaps, ESCAPE, n),

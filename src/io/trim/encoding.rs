@@ -1,4 +1,4 @@
-//! One tensor in bytes: the registry of encodings, and the choice of the smallest.
+//! One tensor in bytes: the registry of encodings, how one is written and read.
 //!
 //! ```text
 //! payload  encoding id = layout | mapping << 4
@@ -14,9 +14,9 @@
 //! that understood something else than the encoder meant.
 
 use super::floats::Element;
-use super::layout::{Layout, MIXED_MAX, Matrix, Survivors, lay_out, planned_len, read_layout};
-use super::mapping::{Mapped, Mapping, Meaning, map_codes, map_floats, take_meaning};
-use super::mask_model::Grid;
+use super::layout::{Layout, Matrix, read_layout};
+use super::mapping::{Mapping, Meaning, take_meaning};
+use super::search::{EncodeOptions, smallest};
 use super::symbol_model::Alphabet;
 use super::tensor::{Budget, Codes, ElementType, Limits, MAX_RANK, TensorData, Values, as_matrix};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
@@ -39,54 +39,6 @@ impl Encoding {
 
     fn of_id(id: u8) -> Result<Self> {
         Ok(Self { layout: Layout::of_id(id & 15)?, mapping: Mapping::of_id(id >> 4)? })
-    }
-}
-
-/// What the search for the smallest encoding may try.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct EncodeOptions {
-    layouts: Vec<Layout>,
-    image_width: Option<usize>,
-    mixed_max: usize,
-}
-
-impl Default for EncodeOptions {
-    /// Every layout; square images are recognized by their number of pixels; mixing up to 2^20 elements.
-    fn default() -> Self {
-        Self { layouts: Layout::ALL.to_vec(), image_width: None, mixed_max: 1 << 20 }
-    }
-}
-
-impl EncodeOptions {
-    /// Only these layouts. [`Layout::Dense`] is taken where none of them applies.
-    pub fn with_layouts(mut self, layouts: &[Layout]) -> Self {
-        self.layouts = layouts.to_vec();
-        self
-    }
-
-    /// The inputs of the first layer are images with rows of `width` pixels.
-    pub fn with_image_width(mut self, width: usize) -> Self {
-        self.image_width = Some(width);
-        self
-    }
-
-    /// Tries [`Layout::Mixed`] up to `elements`, at most 2^24: smaller files, about 0.1 to 0.2 microseconds
-    /// per element.
-    pub fn with_mixed_up_to(mut self, elements: usize) -> Self {
-        self.mixed_max = elements.min(MIXED_MAX);
-        self
-    }
-
-    fn strides(&self, rows: usize, cols: usize) -> Vec<usize> {
-        let mut strides = vec![0];
-        let root = cols.isqrt();
-        let square = (rows > 1 && root >= 4 && root * root == cols).then_some(root);
-        let given = self
-            .image_width
-            .filter(|&width| rows > 1 && width > 1 && width < cols && cols.is_multiple_of(width));
-        strides.extend(given.or(square));
-        strides
     }
 }
 
@@ -221,15 +173,7 @@ fn check_len(payload: usize) -> usize {
 
 /// Length, payload and check; the reader has to know type and shape.
 pub(crate) fn encode_body(shape: &[usize], values: &Values, options: &EncodeOptions) -> Encoded {
-    let (encoding, table, laid) = match values {
-        Values::F32(values) => smallest_of_floats(values, shape, options),
-        Values::F64(values) => smallest_of_floats(values, shape, options),
-        Values::Codes(codes) => {
-            let (rows, cols) = as_matrix(shape, codes.values().len());
-            let (mask, mapped) = map_codes(codes);
-            Search { rows, cols, options, mask: &mask, dense: &[] as &[f32] }.smallest(vec![mapped])
-        }
-    };
+    let (encoding, table, laid) = smallest(shape, values, options);
     let mut payload = vec![encoding.id()];
     payload.extend_from_slice(&table);
     payload.extend_from_slice(&laid.bytes);
@@ -240,93 +184,6 @@ pub(crate) fn encode_body(shape: &[usize], values: &Values, options: &EncodeOpti
     let head = bytes.len() - table.len() - laid.bytes.len();
     let parts = TensorBytes { head, table: table.len(), mask: laid.mask_bytes, values };
     Encoded { bytes, encoding, parts }
-}
-
-type Choice = (Encoding, Vec<u8>, super::layout::Laid);
-
-fn smallest_of_floats<T: Element>(values: &[T], shape: &[usize], options: &EncodeOptions) -> Choice {
-    let (rows, cols) = as_matrix(shape, values.len());
-    let mask: Vec<u8> = values.iter().map(|v| u8::from(v.to_raw() != 0)).collect();
-    let search = Search { rows, cols, options, mask: &mask, dense: values };
-    search.smallest(map_floats(values, rows, cols))
-}
-
-/// The candidates of one tensor.
-struct Search<'a, T> {
-    rows: usize,
-    cols: usize,
-    options: &'a EncodeOptions,
-    mask: &'a [u8],
-    dense: &'a [T],
-}
-
-impl<T: Element> Search<'_, T> {
-    fn smallest(&self, mapped: Vec<Mapped>) -> Choice {
-        let mut best: Option<Choice> = None;
-        for mapped in &mapped {
-            let survivors = Survivors::Symbols(&mapped.symbols, mapped.alphabet);
-            self.layouts(mapped.mapping, &mapped.table, survivors, &mut best);
-        }
-        // Where a scale was found, or many elements share a palette, floats win only if the table counts.
-        let tiny = self.mask.len() <= 256 && !self.dense.is_empty();
-        let shared = mapped.iter().any(|m| m.mapping != Mapping::Palette || m.symbols.len() > 1 << 14);
-        if tiny || !shared {
-            let floats: Vec<T> = self.dense.iter().copied().filter(|v| v.to_raw() != 0).collect();
-            self.layouts(Mapping::Floats, &[], Survivors::Floats(&floats), &mut best);
-        }
-        best.unwrap_or_else(|| {
-            // No allowed layout applied.
-            let encoding = Encoding { layout: Layout::Dense, mapping: Mapping::Floats };
-            let (table, survivors) = match mapped.first() {
-                Some(m) => (m.table.clone(), Survivors::Symbols(&m.symbols, m.alphabet)),
-                None => (Vec::new(), Survivors::Floats(self.dense)),
-            };
-            let mapping = mapped.first().map_or(Mapping::Floats, |m| m.mapping);
-            let laid = lay_out(Layout::Dense, self.grid(0, false), self.mask, survivors, self.dense);
-            (Encoding { mapping, ..encoding }, table, laid)
-        })
-    }
-
-    fn grid(&self, stride: usize, mixed: bool) -> Grid {
-        Grid { rows: self.rows, cols: self.cols, stride, mixed }
-    }
-
-    fn layouts(
-        &self,
-        mapping: Mapping,
-        table: &[u8],
-        survivors: Survivors<'_, T>,
-        best: &mut Option<Choice>,
-    ) {
-        let n = self.mask.len();
-        let mut offer = |layout, grid| {
-            let laid = lay_out(layout, grid, self.mask, survivors, self.dense);
-            let length = table.len() + laid.bytes.len();
-            if best.as_ref().is_none_or(|(_, table, laid)| length < table.len() + laid.bytes.len()) {
-                *best = Some((Encoding { layout, mapping }, table.to_vec(), laid));
-            }
-        };
-        let fixed =
-            self.options.layouts.iter().filter_map(|&layout| {
-                planned_len(layout, self.mask, survivors).map(|length| (length, layout))
-            });
-        if n <= 1 << 16 {
-            // Cheap enough to write them all: the plan does not see how far floats can be narrowed.
-            fixed.for_each(|(_, layout)| offer(layout, self.grid(0, false)));
-        } else if let Some((_, layout)) = fixed.min() {
-            offer(layout, self.grid(0, false));
-        }
-        let allows = |layout| self.options.layouts.contains(&layout) && n > 0;
-        let mixes = allows(Layout::Mixed) && n <= self.options.mixed_max;
-        if mixes {
-            for stride in self.options.strides(self.rows, self.cols) {
-                offer(Layout::Mixed, self.grid(stride, true));
-            }
-        }
-        if allows(Layout::Coded) && n <= u32::MAX as usize {
-            offer(Layout::Coded, self.grid(0, false));
-        }
-    }
 }
 
 /// Reads what [`encode_body`] wrote.

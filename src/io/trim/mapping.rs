@@ -123,7 +123,12 @@ pub(crate) fn map_floats<T: Element>(values: &[T], rows: usize, cols: usize) -> 
         let symbols = symbols.collect();
         found.push(uniform(Mapping::UniformRows, &scales, symbols));
     }
-    if let Some(distinct) = distinct.filter(|_| scale.is_none()) {
+    // A scale that fits by accident makes large symbols of few values.
+    let roomy = |values: usize| {
+        let range = |m: &Mapped| u64::from(m.alphabet.negative) + u64::from(m.alphabet.positive);
+        found.iter().all(|m| m.mapping != Mapping::Uniform || range(m) > 4 * values as u64)
+    };
+    if let Some(distinct) = distinct.filter(|distinct| roomy(distinct.values.len())) {
         found.push(distinct.palette(nonzero()));
     }
     found

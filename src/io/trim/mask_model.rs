@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 1. are there dead columns? dead rows?     one decision each
-//! 2. if so, which                           from the neighbours, in image columns also the line above
+//! 2. if so, which                           from the lines before, in images also the pixels above
 //! 3. the living entries, row by row         from the contexts below
 //! ```
 //!
@@ -45,28 +45,45 @@ pub(crate) fn code_mask<C: Coder>(coder: &mut C, grid: Grid, mask: &mut [u8]) {
     }
 }
 
-fn decide<C: Coder>(coder: &mut C, prob: &mut Prob, bit: u8, limit: u32) -> u8 {
+fn decide<C: Coder>(coder: &mut C, prob: &mut Prob, bit: u8) -> u8 {
     let bit = coder.code(bit != 0, prob.p());
-    prob.update(bit, limit);
+    prob.update(bit, 1023);
     u8::from(bit)
 }
 
-/// Dead lines: a flag, then one decision per line.
+/// Dead lines: a flag, then one decision per line, mixed from four contexts of the lines before.
 fn code_lines<C: Coder>(coder: &mut C, live: &mut [u8], stride: usize) {
     let any_dead = coder.code(live.contains(&0), 1 << 14);
     if !any_dead {
         live.fill(1);
         return;
     }
-    let mut probs = [Prob::NEW; 64];
+    let mut probs = [[Prob::NEW; 16]; 4];
+    let mut mixer = Mixer::new(1, [-16_000, 18_000, 18_000, 18_000, 18_000, 0]);
+    let mut mean = Prob::NEW;
     for i in 0..live.len() {
         let back = |n: usize| i.checked_sub(n).map_or(0, |j| usize::from(live[j]));
-        let mut context = back(1) | back(2) << 1;
-        if stride > 0 {
-            context |= back(stride) << 2 | back(stride + 1) << 3 | back(stride.saturating_sub(1).max(1)) << 4;
-            context |= back(2 * stride) << 5;
+        let count = |distances: &[usize]| distances.iter().map(|&n| back(n)).sum();
+        let s = stride;
+        let image = if s > 2 {
+            let line_above = back(s) | back(s + 1) << 1 | back(s - 1) << 2 | back(2 * s) << 3;
+            let corner = back(1) | back(s) << 1 | back(s + 1) << 2 | back(s - 1) << 3;
+            let around = [1, 2, 3, s - 2, s - 1, s, s + 1, s + 2, 2 * s - 1, 2 * s, 2 * s + 1, 3 * s];
+            [line_above, corner, count(&around)]
+        } else {
+            [back(1), count(&[1, 2, 3, 4]), count(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])]
+        };
+        let contexts = [back(1) | back(2) << 1 | back(3) << 2, image[0], image[1], image[2]];
+        let base = mean.p();
+        let mut inputs = [stretch(base), 0, 0, 0, 0, 256];
+        for (input, (probs, context)) in inputs[1..].iter_mut().zip(probs.iter().zip(contexts)) {
+            *input = opinion(probs[context], base);
         }
-        live[i] = decide(coder, &mut probs[context], live[i], 255);
+        let bit = coder.code(live[i] != 0, mixer.mix(0, inputs));
+        mixer.update(bit);
+        mean.update(bit, 255);
+        probs.iter_mut().zip(contexts).for_each(|(probs, context)| probs[context].update(bit, 255));
+        live[i] = u8::from(bit);
     }
 }
 
@@ -105,7 +122,7 @@ fn code_fast<C: Coder>(coder: &mut C, grid: Grid, mask: &mut [u8], live_rows: &[
             let overhead =
                 usize::from(last) | usize::from(above[i + 1]) << 1 | usize::from(above[i + 2]) << 2;
             let context = (history & 3) as usize | overhead << 2 | usize::from(classes[i]) | row_level;
-            let bit = decide(coder, &mut probs[context], row[c], 1023);
+            let bit = decide(coder, &mut probs[context], row[c]);
             row[c] = bit;
             history = history << 1 | u64::from(bit);
             pending = history;

@@ -3,8 +3,8 @@
 //!
 //! `docs/format.md` specifies it byte by byte. Bottom to top: `wire` (numbers and cursors), `range_coder`,
 //! `model` (probabilities that learn), `mask_model` and `symbol_model` (what predicts what), `floats`
-//! (lists of numbers), `mapping` (numbers as symbols), `layout` (symbols as bytes), `encoding` (one tensor; the
-//! smallest of the encodings), `container` (the file), `named` and `network` (what is in it).
+//! (lists of numbers), `mapping` (numbers as symbols), `layout` (symbols as bytes), `encoding` (one tensor),
+//! `search` (the smallest of its encodings), `container` (the file), `named` and `network` (what is in it).
 
 mod wire;
 mod range_coder;
@@ -16,14 +16,16 @@ mod tensor;
 mod mapping;
 mod layout;
 mod encoding;
+mod search;
 mod container;
 mod named;
 mod network;
 mod report;
 
-pub use encoding::{EncodeOptions, Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
+pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
 pub use layout::Layout;
 pub use mapping::Mapping;
 pub use named::{load_tensors, save_tensors, tensors_from_bytes, tensors_to_bytes};
 pub use report::{TensorReport, TrimReport};
+pub use search::EncodeOptions;
 pub use tensor::{Codes, ElementType, Limits, TensorData, Values};

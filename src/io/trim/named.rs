@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
-use super::encoding::{EncodeOptions, encode, take_tensor};
+use super::encoding::{encode, take_tensor};
+use super::search::EncodeOptions;
 use super::tensor::{Limits, TensorData};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
 use crate::error::Result;

@@ -23,9 +23,10 @@ use std::path::Path;
 use ndarray::{Array1, Array2, ArrayView, Dimension, Ix2};
 
 use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
-use super::encoding::{EncodeOptions, encode_body, put_element, take_body, take_element};
+use super::encoding::{encode_body, put_element, take_body, take_element};
 use super::floats::{put_floats, take_floats};
 use super::report::{TensorReport, TrimReport};
+use super::search::EncodeOptions;
 use super::tensor::{Budget, Codes, ElementType, Limits, Values};
 use super::wire::{Cursor, malformed, put_varint};
 use crate::error::{Error, Result};
@@ -70,13 +71,29 @@ impl<F: Float> Mlp<F> {
         write_atomic(path.as_ref(), &self.to_bytes())
     }
 
+    /// Writes the network with a say in the search for the smallest encodings.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_with(&self, path: impl AsRef<Path>, options: &EncodeOptions) -> Result<()> {
+        write_atomic(path.as_ref(), &self.to_bytes_with(options))
+    }
+
     /// Reads a network with the default [`Limits`].
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses; otherwise as [`from_bytes`](Self::from_bytes).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_with(path, &Limits::default())
+    }
+
+    /// Reads a network that may need more, or is granted less, memory than by default.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
         let path = path.as_ref();
-        named(Self::from_bytes(&read_file(path)?), path)
+        named(Self::from_bytes_with(&read_file(path)?, limits), path)
     }
 
     /// The bytes of the file.

@@ -1,6 +1,6 @@
 //! Any bytes as a `.trim` file or tensor: `Ok` or `Err`, and what is read can be written and read again.
 //!
-//! `cargo fuzz run -s none trim_read` in `tests/`, on stable. The checksum of the file is made right first, or
+//! `cargo fuzz run --fuzz-dir tests/fuzz -s none trim_read`, on stable. The checksum of the file is made right first, or
 //! nothing behind it would ever be reached.
 
 #![no_main]

@@ -1,6 +1,6 @@
 //! Any tensor comes back from every layout, bit by bit; and its bytes, damaged, are `Ok` or `Err`.
 //!
-//! `cargo fuzz run -s none trim_tensor` in `tests/`, on stable.
+//! `cargo fuzz run --fuzz-dir tests/fuzz -s none trim_tensor`, on stable.
 
 #![no_main]
 
