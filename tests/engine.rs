@@ -249,13 +249,16 @@ fn two_of_four_is_checked_and_gives_the_bits_of_int8() {
     let data = uniform(&mut rng, 70, 50);
     let mut mlp = network(&[50, 60, 10], Activation::Relu, 12);
     let config = |format| Config::new(format).with_calibration(data.view());
-    let error = Engine::build(&mlp, &config(Format::TwoFour)).unwrap_err().to_string();
+    let error = Engine::build(&mlp, &config(Format::TwoFourInt8)).unwrap_err().to_string();
     assert!(error.contains("2:4") && error.contains("NmPruner"), "{error}");
     for linear in mlp.linears_mut() {
         let pruned = NmPruner::keep(2, 4).unwrap().compress(linear.weight()).unwrap().decompress().unwrap();
         linear.set_weight(pruned).unwrap();
     }
-    let two_four = Engine::build(&mlp, &config(Format::TwoFour)).unwrap();
+    let two_four = Engine::build(&mlp, &config(Format::TwoFourInt8)).unwrap();
+    let numbers = Engine::build(&mlp, &config(Format::TwoFour)).unwrap();
+    let expected = mlp.predict(data.view()).unwrap();
+    assert!(relative_error(&numbers.predict(data.view()).unwrap(), &expected) < 1e-6);
     let int8 = Engine::build(&mlp, &config(Format::Int8)).unwrap();
     assert_eq!(two_four.predict(data.view()).unwrap(), int8.predict(data.view()).unwrap());
 }

@@ -20,9 +20,8 @@ use crate::kernel::{Grid, Isa, quantize};
 use crate::nn::Activation;
 use crate::quantize::QuantParams;
 
-/// The formats of all linear layers, as the configuration says.
-pub(super) fn formats<F>(config: &Config<'_, F>, linears: usize) -> Result<Vec<Format>> {
-    let mut formats = vec![config.format; linears];
+/// Puts the formats that were set for single layers in the place of others.
+pub(super) fn set_layers<F>(config: &Config<'_, F>, formats: &mut [Format]) -> Result<()> {
     for &(layer, format) in &config.layers {
         match formats.get_mut(layer) {
             Some(slot) => *slot = format,
@@ -32,7 +31,29 @@ pub(super) fn formats<F>(config: &Config<'_, F>, linears: usize) -> Result<Vec<F
             }
         }
     }
-    Ok(formats)
+    Ok(())
+}
+
+/// The inputs of every linear layer, with its place among the blocks, as the network was trained.
+pub(super) fn exact_inputs<F: Element>(
+    inputs: usize,
+    blocks: &[Block<F>],
+    data: ArrayView2<'_, F>,
+    config: &Config<'_, F>,
+) -> Result<Vec<(usize, Vec<F>)>> {
+    let config = Config { calibration: Some(data), input: Io::Float, output: Io::Float, ..config.clone() };
+    let mut state = State::new(inputs, &[], &config)?;
+    let mut found = Vec::new();
+    for (i, block) in blocks.iter().enumerate() {
+        if let Block::Linear(layer) = block {
+            found.push((i, state.exact.clone()));
+            state.exact = state.run_float(block, &state.exact)?;
+            state.width = layer.outputs;
+        } else {
+            state.exact = state.run_float(block, &state.exact)?;
+        }
+    }
+    Ok(found)
 }
 
 /// The recipe of a network whose linear layers have these formats.
@@ -171,7 +192,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
             let reason = "its weights are codes already".to_string();
             return Err(Error::Unsupported { what: "lowering a layer", reason });
         };
-        if format == Format::TwoFour {
+        if format.is_two_four() {
             check_two_four(weight, inputs)?;
         }
         let mut built = Linear { format, ..layer.clone() };

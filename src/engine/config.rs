@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView2;
 
+use super::choose::Auto;
 use super::format::{Format, Io};
 use crate::kernel::{Isa, Pool};
 
@@ -21,6 +22,13 @@ pub enum RangeChoice {
     LeastSquares,
     /// The least divergence of the distributions.
     Entropy,
+}
+
+/// Where the formats of layers come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Formats {
+    Same(Format),
+    Measured(Auto),
 }
 
 /// Whether the mean error of an integer layer is taken off its bias.
@@ -54,11 +62,14 @@ pub(super) enum Correction {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config<'a, F> {
-    pub(super) format: Format,
+    pub(super) formats: Formats,
     pub(super) layers: Vec<(usize, Format)>,
     pub(super) calibration: Option<ArrayView2<'a, F>>,
     pub(super) range: RangeChoice,
     pub(super) correction: Correction,
+    /// Decibels that an integer layer has to reach to be chosen, and rows of a call that is measured.
+    pub(super) floor_db: f64,
+    pub(super) batch: usize,
     pub(super) input: Io,
     pub(super) output: Io,
     pub(super) isa: Isa,
@@ -68,12 +79,25 @@ pub struct Config<'a, F> {
 impl<'a, F> Config<'a, F> {
     /// Every linear layer in `format`; numbers in and out; all instructions and all cores of this machine.
     pub fn new(format: Format) -> Self {
+        Self::with_formats(Formats::Same(format))
+    }
+
+    /// Every linear layer in the format that measures best here, for calls of one row, among those that leave a layer at
+    /// least 25 dB of signal to noise.
+    #[must_use]
+    pub fn auto(auto: Auto) -> Self {
+        Self::with_formats(Formats::Measured(auto))
+    }
+
+    fn with_formats(formats: Formats) -> Self {
         Self {
-            format,
+            formats,
             layers: Vec::new(),
             calibration: None,
             range: RangeChoice::default(),
             correction: Correction::default(),
+            floor_db: 25.0,
+            batch: 1,
             input: Io::default(),
             output: Io::default(),
             isa: Isa::best(),
@@ -93,6 +117,20 @@ impl<'a, F> Config<'a, F> {
     #[must_use]
     pub fn with_calibration(mut self, inputs: ArrayView2<'a, F>) -> Self {
         self.calibration = Some(inputs);
+        self
+    }
+
+    /// Another floor for [`auto`](Self::auto), in decibels: six are one bit. Layers that are not integers always pass.
+    #[must_use]
+    pub fn with_floor(mut self, decibels: f64) -> Self {
+        self.floor_db = decibels;
+        self
+    }
+
+    /// Another number of rows for the calls that [`auto`](Self::auto) measures; 0 counts as 1.
+    #[must_use]
+    pub fn with_batch(mut self, rows: usize) -> Self {
+        self.batch = rows.max(1);
         self
     }
 

@@ -14,10 +14,8 @@ use crate::kernel::MatrixMut;
 /// | `Int8Dynamic` | the same | codes, the scale taken from each row | exact integers |
 /// | `Int4` | codes -7..=7, a scale per output | codes of a calibrated scale | exact integers |
 /// | `SparseInt8` | codes that are not 0, and where | codes of a calibrated scale | exact integers |
-/// | `TwoFour` | codes, at most two of four neighbouring inputs not 0 | codes of a calibrated scale | exact integers |
-///
-/// `TwoFour` is a promise about the pattern, for files and for other machines: no processor of this crate multiplies it
-/// faster than `Int8`, and it runs as such.
+/// | `TwoFour` | numbers, at most two of four neighbouring inputs not 0 | numbers | numbers |
+/// | `TwoFourInt8` | codes, at most two of four not 0 | codes of a calibrated scale | exact integers |
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -35,13 +33,15 @@ pub enum Format {
     Int4,
     /// 8-bit weights that are not 0, 8-bit activations; ranges by calibration.
     SparseInt8,
-    /// 8-bit weights, at most two of four not 0, 8-bit activations; ranges by calibration.
+    /// Numbers, at most two of four neighbours not 0.
     TwoFour,
+    /// 8-bit weights, at most two of four neighbours not 0, 8-bit activations; ranges by calibration.
+    TwoFourInt8,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Dense,
         Self::Sparse,
         Self::Int8,
@@ -49,16 +49,22 @@ impl Format {
         Self::Int4,
         Self::SparseInt8,
         Self::TwoFour,
+        Self::TwoFourInt8,
     ];
 
     /// Whether inputs are codes whose scale comes from calibration.
     pub fn is_static(self) -> bool {
-        matches!(self, Self::Int8 | Self::Int4 | Self::SparseInt8 | Self::TwoFour)
+        matches!(self, Self::Int8 | Self::Int4 | Self::SparseInt8 | Self::TwoFourInt8)
     }
 
     /// Whether weights are codes.
     pub fn is_integer(self) -> bool {
         self.is_static() || self == Self::Int8Dynamic
+    }
+
+    /// Whether at most two of four neighbouring weights may be other than 0.
+    pub fn is_two_four(self) -> bool {
+        matches!(self, Self::TwoFour | Self::TwoFourInt8)
     }
 
     /// A short name for tables.
@@ -70,7 +76,8 @@ impl Format {
             Self::Int8Dynamic => "int8 dynamic",
             Self::Int4 => "int4",
             Self::SparseInt8 => "sparse int8",
-            Self::TwoFour => "int8 2:4",
+            Self::TwoFour => "2:4",
+            Self::TwoFourInt8 => "int8 2:4",
         }
     }
 }

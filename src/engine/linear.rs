@@ -5,11 +5,13 @@ use std::ops::Range;
 use super::bound::{Bound, split};
 use super::element::Element;
 use super::format::{Format, Target};
+use super::machine::CHUNK;
 use super::recipe::{self, Output, Sums, Weights};
 use super::workspace::{Tools, lock, room};
 use crate::kernel::{
     Codes, Epilogue, Fused, Grid, Input, Isa, Matrix, MatrixMut, PackedCodes, PackedI4, PackedI8, PackedReal,
-    Pool, SparseCodes, SparseRows, Step, Tail, min_max, multiply, multiply_codes, quantize,
+    Pool, SparseCodes, SparseCodesScratch, SparseRows, Step, Tail, TwoOfFour, TwoOfFourCodes, min_max,
+    multiply, multiply_codes, quantize,
 };
 use crate::nn::Activation;
 
@@ -29,6 +31,11 @@ pub(super) enum Linear<F> {
     },
     Sparse {
         weights: SparseRows<F>,
+        bias: Option<Vec<F>>,
+        activation: Fused,
+    },
+    TwoFour {
+        weights: TwoOfFour<F>,
         bias: Option<Vec<F>>,
         activation: Fused,
     },
@@ -53,6 +60,7 @@ pub(super) enum CodeWeights {
     I8(PackedI8),
     I4(PackedI4),
     Sparse(SparseCodes),
+    TwoFour(TwoOfFourCodes),
     /// Products of parts of the inputs, added in 64 bits.
     Split {
         inputs: usize,
@@ -87,11 +95,16 @@ impl<F: Element> Linear<F> {
                 bias: bias.clone(),
                 activation,
             },
-            Weights::Float { weight, bias } => Self::Dense {
-                weights: PackedReal::new(Matrix::new(weight, outputs, inputs)),
-                bias: bias.clone(),
-                activation,
-            },
+            Weights::Float { weight, bias } => {
+                match two_four(layer.format, || TwoOfFour::new(isa, weight, outputs, inputs)) {
+                    Some(weights) => Self::TwoFour { weights, bias: bias.clone(), activation },
+                    None => Self::Dense {
+                        weights: PackedReal::new(Matrix::new(weight, outputs, inputs)),
+                        bias: bias.clone(),
+                        activation,
+                    },
+                }
+            }
             Weights::Codes { codes, scale, sums: Sums::Dynamic { bias } } => Self::Dynamic {
                 weights: PackedI8::new(codes, outputs, inputs),
                 scale: scale.clone(),
@@ -111,7 +124,10 @@ impl<F: Element> Linear<F> {
                 } else if layer.format == Format::Int4 {
                     CodeWeights::I4(PackedI4::new(codes, outputs, inputs))
                 } else {
-                    CodeWeights::I8(PackedI8::new(codes, outputs, inputs))
+                    match two_four(layer.format, || TwoOfFourCodes::new(isa, codes, outputs, inputs)) {
+                        Some(weights) => CodeWeights::TwoFour(weights),
+                        None => CodeWeights::I8(PackedI8::new(codes, outputs, inputs)),
+                    }
                 };
                 let finish = Finish::new(input.scale, scale, *output, layer.activation);
                 Self::Static { weights, zero_point: input.zero_point, bias: bias.clone(), finish }
@@ -124,11 +140,13 @@ impl<F: Element> Linear<F> {
         match self {
             Self::Dense { weights, .. } => weights.size_bytes(),
             Self::Sparse { weights, .. } => weights.size_bytes(),
+            Self::TwoFour { weights, .. } => weights.size_bytes(),
             Self::Dynamic { weights, .. } => weights.size_bytes(),
             Self::Static { weights, .. } => match weights {
                 CodeWeights::I8(weights) => weights.size_bytes(),
                 CodeWeights::I4(weights) => weights.size_bytes(),
                 CodeWeights::Sparse(weights) => weights.size_bytes(),
+                CodeWeights::TwoFour(weights) => weights.size_bytes(),
                 CodeWeights::Split { parts, .. } => parts.iter().map(|(_, part)| part.size_bytes()).sum(),
             },
         }
@@ -155,12 +173,14 @@ impl<F: Element> Linear<F> {
                 }
             }
             Self::Sparse { weights, .. } => {
-                let rows = rows.min(64);
-                let (x, mut y) =
-                    (vec![F::zero(); rows * weights.inputs()], vec![F::zero(); rows * weights.outputs()]);
-                let y = MatrixMut::new(&mut y, rows, weights.outputs());
-                weights.multiply(&Pool::single(), &x, Epilogue::default(), y, &mut tools.sparse);
+                for rows in [1, rows.min(64)] {
+                    let (x, mut y) =
+                        (vec![F::zero(); rows * weights.inputs()], vec![F::zero(); rows * weights.outputs()]);
+                    let y = MatrixMut::new(&mut y, rows, weights.outputs());
+                    weights.multiply(&Pool::single(), &x, Epilogue::default(), y, &mut tools.sparse);
+                }
             }
+            Self::TwoFour { .. } => {}
             Self::Dynamic { weights, .. } => {
                 room(&mut tools.row_codes, rows * weights.inputs());
                 room(&mut tools.sums, rows * weights.outputs());
@@ -171,13 +191,20 @@ impl<F: Element> Linear<F> {
             Self::Static { weights, .. } => match weights {
                 CodeWeights::I8(weights) => warm(isa, rows, weights, tools),
                 CodeWeights::I4(weights) => warm(isa, rows, weights, tools),
-                CodeWeights::Sparse(weights) => {
-                    let rows = rows.min(64);
-                    room(&mut tools.narrow, rows * weights.outputs());
-                    let (x, mut y) = (vec![0; rows * weights.inputs()], vec![0; rows * weights.outputs()]);
-                    let input = Input { codes: Codes::U8(&x), zero_point: 0, bias: None };
-                    let tail = Tail::Sums { out: MatrixMut::new(&mut y, rows, weights.outputs()) };
-                    weights.multiply(&Pool::single(), input, tail, &mut tools.sparse_codes);
+                CodeWeights::Sparse(sparse) => {
+                    warm_sparse(
+                        rows.min(64),
+                        (sparse.inputs(), sparse.outputs()),
+                        tools,
+                        |input, tail, scratch| {
+                            sparse.multiply(&Pool::single(), input, tail, scratch);
+                        },
+                    );
+                }
+                CodeWeights::TwoFour(pairs) => {
+                    warm_sparse(rows, (pairs.inputs(), pairs.outputs()), tools, |input, tail, scratch| {
+                        pairs.multiply(&Pool::single(), input, tail, scratch);
+                    });
                 }
                 CodeWeights::Split { inputs, outputs, parts } => {
                     room(&mut tools.row_codes, rows * inputs);
@@ -224,6 +251,10 @@ impl<F: Element> Linear<F> {
             Self::Sparse { weights, bias, activation } => {
                 let tail = Epilogue { bias: bias.as_deref(), activation: *activation };
                 weights.multiply(pool, x, tail, out, &mut tools.sparse);
+            }
+            Self::TwoFour { weights, bias, activation } => {
+                let tail = Epilogue { bias: bias.as_deref(), activation: *activation };
+                weights.multiply(pool, x, tail, out);
             }
             Self::Dynamic { .. } => self.run_dynamic(isa, pool, x, out, tools),
             // Stages are made so that it gets codes.
@@ -315,6 +346,11 @@ impl<F: Element> Linear<F> {
     }
 }
 
+/// Packed 2:4 weights where the format says so.
+fn two_four<T>(format: Format, pack: impl FnOnce() -> Option<T>) -> Option<T> {
+    if format.is_two_four() { pack() } else { None }
+}
+
 impl Finish {
     fn new(input_scale: f32, scale: &[f32], output: Output, activation: Option<Activation>) -> Self {
         match output {
@@ -353,6 +389,7 @@ impl CodeWeights {
             Self::I8(weights) => dense(isa, pool, input, weights, tail, &mut tools.codes),
             Self::I4(weights) => dense(isa, pool, input, weights, tail, &mut tools.codes),
             Self::Sparse(weights) => weights.multiply(pool, input, tail, &mut tools.sparse_codes),
+            Self::TwoFour(weights) => weights.multiply(pool, input, tail, &mut tools.sparse_codes),
             Self::Split { inputs, outputs, parts } => {
                 run_split(isa, pool, input, (*inputs, *outputs), parts, tail, tools);
             }
@@ -391,6 +428,22 @@ fn dense<S: Step>(
                 }
             });
         }
+    }
+}
+
+/// The same of a sparse product, for one row and for many, which go different ways.
+fn warm_sparse<F: Element>(
+    rows: usize,
+    (inputs, outputs): (usize, usize),
+    tools: &mut Tools<F>,
+    multiply: impl Fn(Input<'_>, Tail<'_>, &mut SparseCodesScratch),
+) {
+    room(&mut tools.narrow, CHUNK * outputs);
+    for rows in [1, rows] {
+        let (x, mut y) = (vec![0; rows * inputs], vec![0; rows * outputs]);
+        let input = Input { codes: Codes::U8(&x), zero_point: 0, bias: None };
+        let tail = Tail::Sums { out: MatrixMut::new(&mut y, rows, outputs) };
+        multiply(input, tail, &mut tools.sparse_codes);
     }
 }
 

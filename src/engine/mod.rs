@@ -10,8 +10,8 @@
 //!
 //! Bottom to top: `element` (f32 and f64), `format` and `config` (what can be asked for), `recipe` (the data), `lower`
 //! (from the trained network), `bound` (no sum overflows), `weights` (numbers to codes), `calibrate` (ranges),
-//! `stage` (one step of a call), `workspace` (its memory), `machine` (all stages), `build`, `measure` and `choose`
-//! (formats by measurement), `network` (the public type).
+//! `linear` and `stage` (one step of a call), `workspace` (its memory), `machine` (all stages), `build` (numbers to recipe),
+//! `network` (the public type), `measure` and `choose` (formats by measurement).
 
 mod element;
 mod format;
@@ -27,10 +27,16 @@ mod workspace;
 mod machine;
 mod build;
 mod network;
+mod measure;
+mod choose;
 
 pub use bound::Bound;
+pub use choose::{Auto, Candidate, Choice};
+pub(crate) use choose::{repeated, sqnr};
 pub use config::{Config, RangeChoice};
 pub use element::Element;
 pub use format::{Batch, BatchMut, Format, Io};
+pub use measure::Timing;
+pub(crate) use measure::break_even_density;
 pub use network::{Engine, LayerInfo};
 pub use workspace::Workspace;

@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::bound::Bound;
-use super::build::{build, formats};
-use super::config::Config;
+use super::build::{build, set_layers};
+use super::choose::{Choice, choose};
+use super::config::{Config, Formats};
 use super::element::Element;
 use super::format::{Batch, BatchMut, Format, Io};
 use super::lower::lower;
 use super::machine::{CHUNK, Machine};
-use super::recipe::{Output, Recipe, Sums, Weights};
+use super::recipe::{Block, Output, Recipe, Sums, Weights};
 use super::stage::Op;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
-use crate::kernel::{Isa, Pool};
+use crate::kernel::{Grid, Isa, Pool, dequantize, quantize};
 use crate::nn::Mlp;
 use crate::quantize::QuantParams;
 
@@ -47,6 +48,7 @@ use crate::quantize::QuantParams;
 pub struct Engine<F> {
     recipe: Recipe<F>,
     machine: Machine<F>,
+    choice: Option<Choice>,
     /// Tells its workspaces from those of others; a clone shares them.
     id: u64,
 }
@@ -83,9 +85,17 @@ impl<F: Element> Engine<F> {
     /// [`Error::Shape`] and [`Error::NotFinite`] for calibration data that is not of the network or not of numbers;
     /// [`Error::NotFinite`] for a weight that is not a number; [`Error::OutOfRange`] for a layer that is not there.
     pub fn build(mlp: &Mlp<F>, config: &Config<'_, F>) -> Result<Self> {
-        let formats = formats(config, mlp.linears().count())?;
-        let recipe = build(mlp.inputs(), &lower(mlp)?, &formats, config)?;
-        Self::from_recipe(recipe, config.isa, config.pool.clone())
+        let (inputs, blocks) = (mlp.inputs(), lower(mlp)?);
+        let (mut formats, choice) = match config.formats {
+            Formats::Same(format) => (vec![format; mlp.linears().count()], None),
+            Formats::Measured(auto) => {
+                let (formats, choice) = choose(inputs, &blocks, auto, config)?;
+                (formats, Some(choice))
+            }
+        };
+        set_layers(config, &mut formats)?;
+        let recipe = build(inputs, &blocks, &formats, config)?;
+        Ok(Self { choice, ..Self::from_recipe(recipe, config.isa, config.pool.clone())? })
     }
 
     /// Packs what was built or loaded.
@@ -93,12 +103,35 @@ impl<F: Element> Engine<F> {
         static COUNTER: AtomicU64 = AtomicU64::new(1);
         recipe.check()?;
         let machine = Machine::new(&recipe, isa, pool);
-        Ok(Self { recipe, machine, id: COUNTER.fetch_add(1, Ordering::Relaxed) })
+        Ok(Self { recipe, machine, choice: None, id: COUNTER.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// What a file holds.
     pub(crate) fn recipe(&self) -> &Recipe<F> {
         &self.recipe
+    }
+
+    /// The numbers behind each linear layer and its activation, of a batch of numbers: what codes stand for, where codes are.
+    pub(crate) fn behind_linears(&self, x: ArrayView2<'_, F>) -> Result<Vec<Array2<F>>> {
+        let ends =
+            self.recipe.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Linear(_)));
+        let part = |end: usize| -> Result<Array2<F>> {
+            let recipe = Recipe {
+                inputs: self.recipe.inputs,
+                entry: self.recipe.entry,
+                exit: None,
+                blocks: self.recipe.blocks[..=end].to_vec(),
+            };
+            let part = Self::from_recipe(recipe, self.machine.isa, self.machine.pool.clone())?;
+            let mut out = Array2::zeros((x.nrows(), part.outputs()));
+            let x: Vec<F> = x.iter().copied().collect();
+            let codes = part.encode(&x);
+            let x = if part.entry().is_some() { Batch::Codes(&codes) } else { Batch::Float(&x) };
+            let out_slice = out.as_slice_mut().unwrap_or_default();
+            part.run(x, BatchMut::Float(out_slice), &mut part.workspace(CHUNK))?;
+            Ok(out)
+        };
+        ends.map(|(end, _)| part(end)).collect()
     }
 
     /// Numbers or codes of one row that goes in.
@@ -142,7 +175,30 @@ impl<F: Element> Engine<F> {
     /// # Errors
     /// None that data can cause.
     pub fn with_pool(self, pool: Pool) -> Result<Self> {
-        Self::from_recipe(self.recipe, self.machine.isa, pool)
+        Ok(Self { choice: self.choice, ..Self::from_recipe(self.recipe, self.machine.isa, pool)? })
+    }
+
+    /// What formats were measured, if this engine was built by [`Config::auto`]; a file does not hold it.
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
+    /// The codes of numbers at the entry; nothing if numbers go in.
+    pub fn encode(&self, x: &[F]) -> Vec<u8> {
+        let Some(entry) = self.recipe.entry else { return Vec::new() };
+        let mut codes = vec![0; x.len()];
+        let scale = F::of(f64::from(entry.scale));
+        let grid = Grid { scale, zero_point: entry.zero_point, low: 0, high: 255 };
+        quantize(self.machine.isa, x, grid, &mut codes);
+        codes
+    }
+
+    /// The numbers of codes at the exit; nothing if numbers come out.
+    pub fn decode(&self, codes: &[u8]) -> Vec<F> {
+        let Some(exit) = self.recipe.exit else { return Vec::new() };
+        let mut x = vec![F::zero(); codes.len()];
+        dequantize(self.machine.isa, codes, F::of(f64::from(exit.scale)), exit.zero_point, &mut x);
+        x
     }
 
     /// The linear layers, first to last.
@@ -283,6 +339,4 @@ const _: () = {
     const fn shared<T: Send + Sync>() {}
     shared::<Engine<f32>>();
     shared::<Engine<f64>>();
-    // A constant, so that a batch of any size is cut at the same rows.
-    assert!(CHUNK > 0);
 };

@@ -9,6 +9,7 @@
 
 use crate::engine::bound::Bound;
 use crate::engine::format::Format;
+use crate::engine::weights::check_two_four;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 use crate::nn::{Activation, Layer};
@@ -116,6 +117,7 @@ impl<F: Float> Recipe<F> {
                 }
                 Block::Affine { scale, shift } => {
                     check_shape("scale", &[scale.len(), shift.len()], &[width, width])?;
+                    scale.iter().chain(shift).try_for_each(|&x| check_number(x.as_f64()))?;
                 }
                 Block::LayerNorm(norm) => check_shape("layer norm", &[norm.features()], &[width])?,
                 Block::Activation(activation) => check_activation::<F>(*activation, width)?,
@@ -142,7 +144,11 @@ impl<F: Float> Linear<F> {
         match &self.weights {
             Weights::Float { weight, bias } => {
                 check_shape("weight", &[weight.len()], &[elements])?;
+                weight.iter().chain(bias.iter().flatten()).try_for_each(|&x| check_number(x.as_f64()))?;
                 bias.iter().try_for_each(|bias| check_shape("bias", &[bias.len()], outputs))?;
+                if self.format.is_two_four() {
+                    check_two_four(weight, self.inputs)?;
+                }
                 self.agrees(!self.format.is_integer())
             }
             Weights::Codes { codes, scale, sums } => {
@@ -153,6 +159,9 @@ impl<F: Float> Linear<F> {
                 if let Some(&code) = codes.iter().find(|code| !(-most..=most).contains(*code)) {
                     let range = "-127..=127, and -7..=7 for int4";
                     return Err(Error::OutOfRange { name: "weight code", value: f64::from(code), range });
+                }
+                if self.format.is_two_four() {
+                    check_two_four(codes, self.inputs)?;
                 }
                 match sums {
                     Sums::Static { input, bias, output } => {
@@ -167,6 +176,7 @@ impl<F: Float> Linear<F> {
                         self.agrees(self.format.is_static())
                     }
                     Sums::Dynamic { bias } => {
+                        bias.iter().flatten().try_for_each(|&x| check_number(x.into()))?;
                         bias.iter().try_for_each(|bias| check_shape("bias", &[bias.len()], outputs))?;
                         Bound::dynamic(codes, self.inputs).fits_or_refuse()?;
                         self.agrees(self.format == Format::Int8Dynamic)
@@ -195,6 +205,13 @@ pub(crate) fn check_params(params: QuantParams<f32>) -> Result<()> {
         return Ok(());
     }
     Err(Error::OutOfRange { name: "zero point", value: f64::from(params.zero_point), range: "0..=255" })
+}
+
+fn check_number(value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NotFinite { what: "weight or bias of an engine", index: vec![], value })
 }
 
 fn check_scale(scale: f32) -> Result<()> {

@@ -79,10 +79,10 @@ impl WeightCodes {
 }
 
 /// Refuses weights of which more than two in four neighbours are not 0.
-pub(super) fn check_two_four<F: Float>(weight: &[F], inputs: usize) -> Result<()> {
+pub(crate) fn check_two_four<T: PartialEq + Default>(weight: &[T], inputs: usize) -> Result<()> {
     for (j, row) in weight.chunks_exact(inputs.max(1)).enumerate() {
         for (g, group) in row.chunks(4).enumerate() {
-            let kept = group.iter().filter(|w| **w != F::zero()).count();
+            let kept = group.iter().filter(|w| **w != T::default()).count();
             if kept > 2 {
                 return Err(Error::Unsupported {
                     what: "format 2:4",
