@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn prints_every_measured_alternative() {
         let (mlp, data) = example();
-        let config = Config::auto(Auto::Latency).with_calibration(data.inputs());
+        let config = Config::auto(Auto::Latency).with_floor(40.0).with_calibration(data.inputs());
         let engine = Engine::build(&mlp, &config).unwrap();
         let text = report(&mlp, &engine, &data).unwrap().to_string();
         for word in ["dense", "int8 dynamic", "int4", "too noisy", "times smaller", "rows/s"] {

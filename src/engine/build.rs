@@ -136,7 +136,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
         if config.input == Io::Codes {
             let params = state.params_of(&state.exact)?;
             state.entry = Some(params);
-            state.to_codes(params)?;
+            state.quantize(params)?;
         }
         Ok(state)
     }
@@ -146,7 +146,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
     }
 
     /// What was built so far, in codes of these parameters.
-    fn to_codes(&mut self, params: QuantParams<f32>) -> Result<()> {
+    fn quantize(&mut self, params: QuantParams<f32>) -> Result<()> {
         match &self.built {
             Flow::Codes(_, current) if *current == params => {}
             Flow::Codes(..) => {
@@ -206,7 +206,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
                     Flow::Codes(_, params) => *params,
                     Flow::Float(_) => self.params_of(&self.exact)?,
                 };
-                self.to_codes(params)?;
+                self.quantize(params)?;
                 Some(params)
             } else {
                 None

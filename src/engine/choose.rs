@@ -113,7 +113,7 @@ pub(super) fn choose<F: Element>(
     let formats = match auto {
         Auto::Bytes => pick(&choice, |c| (c.bytes as f64, c.latency.median_us)),
         Auto::Latency => {
-            let mut all = vec![pick(&choice, |c| (c.latency.median_us, c.bytes as f64))];
+            let mut all = vec![fastest(&choice)];
             for uniform in [Format::Dense, Format::Int8] {
                 let accurate =
                     |layer: &Vec<Candidate>| layer.iter().any(|c| c.format == uniform && c.accurate);
@@ -148,7 +148,7 @@ pub(super) fn choose<F: Element>(
             match found {
                 Some(formats) => formats,
                 None => {
-                    let formats = pick(&choice, |c| (c.latency.median_us, c.bytes as f64));
+                    let formats = fastest(&choice);
                     let time = timed(&formats, &mut choice)?;
                     if time > bound {
                         let reason = format!(
@@ -177,10 +177,23 @@ fn pick(choice: &Choice, key: impl Fn(&Candidate) -> (f64, f64)) -> Vec<Format> 
     choice.layers.iter().map(best).collect()
 }
 
+/// The fastest candidate of each layer; of those that are no more than 5 percent slower, the most accurate.
+fn fastest(choice: &Choice) -> Vec<Format> {
+    let best = |layer: &Vec<Candidate>| {
+        let accurate = || layer.iter().filter(|c| c.accurate);
+        let least = accurate().map(|c| c.latency.median_us).fold(f64::INFINITY, f64::min);
+        let near = accurate().filter(|c| c.latency.median_us <= 1.05 * least);
+        // The first of the largest.
+        let most = near.rev().max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        most.map_or(Format::Dense, |c| c.format)
+    };
+    choice.layers.iter().map(best).collect()
+}
+
 /// Fewest bytes whose latencies add up to no more than `target`: from the fastest of each layer on, whatever saves most
 /// bytes for its time comes first.
 fn under(choice: &Choice, target: f64) -> Vec<Format> {
-    let mut now = pick(choice, |c| (c.latency.median_us, c.bytes as f64));
+    let mut now = fastest(choice);
     let of = |layer: &[Candidate], format: Format| layer.iter().copied().find(|c| c.format == format);
     loop {
         let current: Vec<Candidate> =

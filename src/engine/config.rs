@@ -83,7 +83,7 @@ impl<'a, F> Config<'a, F> {
     }
 
     /// Every linear layer in the format that measures best here, for calls of one row, among those that leave a layer at
-    /// least 25 dB of signal to noise.
+    /// least 30 dB of signal to noise.
     #[must_use]
     pub fn auto(auto: Auto) -> Self {
         Self::with_formats(Formats::Measured(auto))
@@ -96,7 +96,7 @@ impl<'a, F> Config<'a, F> {
             calibration: None,
             range: RangeChoice::default(),
             correction: Correction::default(),
-            floor_db: 25.0,
+            floor_db: 30.0,
             batch: 1,
             input: Io::default(),
             output: Io::default(),

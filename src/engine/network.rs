@@ -204,10 +204,10 @@ impl<F: Element> Engine<F> {
     /// The linear layers, first to last.
     pub fn layers(&self) -> Vec<LayerInfo> {
         let linears = self.machine.stages.iter().filter_map(|stage| match &stage.op {
-            Op::Linear(linear) => Some(linear),
+            Op::Linear(linear) => Some(&**linear),
             _ => None,
         });
-        let info = |(layer, linear): (&super::recipe::Linear<F>, &Box<super::linear::Linear<F>>)| {
+        let info = |(layer, linear): (&super::recipe::Linear<F>, &super::linear::Linear<F>)| {
             let mut info = LayerInfo {
                 format: layer.format,
                 inputs: layer.inputs,
