@@ -18,6 +18,7 @@ pub mod nn;
 pub mod distill;
 pub mod engine;
 pub mod io;
+pub mod report;
 
 pub use error::{Error, Result};
 pub use float::Float;

@@ -13,7 +13,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
-use ndarray::{Array2, Zip};
+use ndarray::{Array2, ArrayViewMut, Dimension, Zip};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
@@ -63,6 +63,12 @@ impl Activation {
 
     /// The function, element by element.
     pub fn apply<F: Float>(self, mut x: Array2<F>) -> Array2<F> {
+        self.apply_to(x.view_mut());
+        x
+    }
+
+    /// The function, element by element, in place.
+    pub(crate) fn apply_to<F: Float, D: Dimension>(self, mut x: ArrayViewMut<'_, F, D>) {
         match self {
             Self::Relu => x.mapv_inplace(relu),
             Self::LeakyRelu(slope) => {
@@ -78,7 +84,6 @@ impl Activation {
             Self::Gelu => x.mapv_inplace(|x| F::of(gelu(x.as_f64()))),
             Self::GeluTanh => x.mapv_inplace(|x| F::of(gelu_tanh(x.as_f64()))),
         }
-        x
     }
 
     /// The function, and what [`backward`](Self::backward) needs of it.
