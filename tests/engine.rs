@@ -188,7 +188,7 @@ proptest! {
         let engine = Engine::build(&mlp, &config).unwrap();
         let all = run(&engine, data.view());
         prop_assert!(all.iter().all(|y| y.is_finite()));
-        let threads = engine.clone().with_pool(Pool::new(3)).unwrap();
+        let threads = engine.clone().with_pool(Pool::new(3));
         prop_assert_eq!(&run(&threads, data.view()), &all);
         for i in [0, rows / 2, rows - 1] {
             let one = run(&engine, data.slice(ndarray::s![i..i + 1, ..]));
@@ -394,7 +394,7 @@ fn wrong_input_is_an_error_that_says_what_is_wrong() {
     assert!(engine.predict_one(&[0.0; 9], &mut workspace).is_err());
     let mut out = Array2::zeros((9, 2));
     assert!(engine.predict_into(data.view(), out.view_mut(), &mut workspace).is_err());
-    let other = engine.clone().with_pool(Pool::single()).unwrap();
+    let other = engine.clone().with_pool(Pool::single());
     assert!(said(other.predict_one(&[0.0; 8], &mut workspace).unwrap_err()).contains("another engine"));
     assert!(said(Engine::build(&mlp, &Config::new(Format::Int8)).unwrap_err()).contains("with_calibration"));
     let config = Config::new(Format::Dense).with_layer(2, Format::Int8);

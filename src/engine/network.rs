@@ -23,6 +23,8 @@ use crate::quantize::QuantParams;
 
 /// A network ready to be deployed: immutable, shared by threads, no allocation in a call.
 ///
+/// It holds its weights twice: packed for the kernels, and as they are stored, to be saved again.
+///
 /// ```
 /// use trimnet::engine::{Config, Engine, Format};
 /// use trimnet::ndarray::Array2;
@@ -100,10 +102,9 @@ impl<F: Element> Engine<F> {
 
     /// Packs what was built or loaded.
     pub(crate) fn from_recipe(recipe: Recipe<F>, isa: Isa, pool: Pool) -> Result<Self> {
-        static COUNTER: AtomicU64 = AtomicU64::new(1);
         recipe.check()?;
         let machine = Machine::new(&recipe, isa, pool);
-        Ok(Self { recipe, machine, choice: None, id: COUNTER.fetch_add(1, Ordering::Relaxed) })
+        Ok(Self { recipe, machine, choice: None, id: next_id() })
     }
 
     /// What a file holds.
@@ -171,11 +172,9 @@ impl<F: Element> Engine<F> {
     }
 
     /// The same network on other threads. Its workspaces are to be made anew.
-    ///
-    /// # Errors
-    /// None that data can cause.
-    pub fn with_pool(self, pool: Pool) -> Result<Self> {
-        Ok(Self { choice: self.choice, ..Self::from_recipe(self.recipe, self.machine.isa, pool)? })
+    #[must_use]
+    pub fn with_pool(self, pool: Pool) -> Self {
+        Self { machine: Machine { pool, ..self.machine }, id: next_id(), ..self }
     }
 
     /// What formats were measured, if this engine was built by [`Config::auto`]; a file does not hold it.
@@ -329,6 +328,12 @@ impl<F: Element> Engine<F> {
     pub fn classify(&self, x: ArrayView2<'_, F>) -> Result<Vec<usize>> {
         Ok(crate::nn::metrics::predictions(self.predict(x)?.view()))
     }
+}
+
+/// What no other engine of this process has.
+fn next_id() -> u64 {
+    static COUNTER: AtomicU64 = AtomicU64::new(1);
+    COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
 fn unshaped(error: &ndarray::ShapeError) -> Error {
