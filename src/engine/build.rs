@@ -42,7 +42,7 @@ pub(super) fn exact_inputs<F: Element>(
     config: &Config<'_, F>,
 ) -> Result<Vec<(usize, Vec<F>)>> {
     let config = Config { calibration: Some(data), input: Io::Float, output: Io::Float, ..config.clone() };
-    let mut state = State::new(inputs, &[], &config)?;
+    let mut state = State::new(inputs, &[Format::Int8], &config)?;
     let mut found = Vec::new();
     for (i, block) in blocks.iter().enumerate() {
         if let Block::Linear(layer) = block {
@@ -76,7 +76,7 @@ pub(super) fn build<F: Element>(
                 };
                 let is_last = i + 1 == blocks.len();
                 let codes = next.is_some_and(Format::is_static) || is_last && config.output == Io::Codes;
-                Block::Linear(state.linear(layer, format, codes)?)
+                state.linear(block, layer, format, codes)?
             }
             other => {
                 state.pass(other)?;
@@ -122,6 +122,8 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
             None => Vec::new(),
         };
         let needs = config.input == Io::Codes || config.output == Io::Codes;
+        let exact =
+            if needs || formats.iter().any(|format| format.is_integer()) { exact } else { Vec::new() };
         if exact.is_empty() && (needs || formats.iter().any(|format| format.is_static())) {
             return Err(Error::Unsupported {
                 what: "static activations",
@@ -186,7 +188,13 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
     }
 
     /// A linear layer in its format, whose outputs are codes if the next layer wants them and it can make them.
-    fn linear(&mut self, layer: &Linear<F>, format: Format, codes: bool) -> Result<Linear<F>> {
+    fn linear(
+        &mut self,
+        block: &Block<F>,
+        layer: &Linear<F>,
+        format: Format,
+        codes: bool,
+    ) -> Result<Block<F>> {
         let (outputs, inputs) = (layer.outputs, layer.inputs);
         let Weights::Float { weight, bias } = &layer.weights else {
             let reason = "its weights are codes already".to_string();
@@ -195,8 +203,8 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
         if format.is_two_four() {
             check_two_four(weight, inputs)?;
         }
-        let mut built = Linear { format, ..layer.clone() };
-        let exact = if self.rows > 0 { Some(self.exact_outputs(layer)?) } else { None };
+        let mut codes_of_weights = None;
+        let exact = if self.rows > 0 { Some(self.exact_outputs(block)?) } else { None };
         if format.is_integer() {
             let zeros = vec![F::zero(); outputs];
             let mut bias = bias.clone().unwrap_or(zeros);
@@ -234,15 +242,14 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
                     Sums::Static { input, bias: weights.bias_codes(&bias, input.scale), output }
                 }
             };
-            built.weights = Weights::Codes { codes: weights.codes, scale: weights.scale, sums };
+            codes_of_weights = Some(Weights::Codes { codes: weights.codes, scale: weights.scale, sums });
         }
+        let weights = codes_of_weights.unwrap_or_else(|| layer.weights.clone());
+        let built = Block::Linear(Linear { inputs, outputs, format, weights, activation: layer.activation });
         if let Some((exact, _)) = exact {
-            let (float, codes) = self.run_built(&Block::Linear(built.clone()))?;
-            self.built = match (&built.weights, codes) {
-                (
-                    Weights::Codes { sums: Sums::Static { output: Output::Codes { after, .. }, .. }, .. },
-                    Some(codes),
-                ) => Flow::Codes(codes, *after),
+            let (float, codes) = self.run_built(&built)?;
+            self.built = match (exit_of(&built), codes) {
+                (Some(after), Some(codes)) => Flow::Codes(codes, after),
                 _ => Flow::Float(float),
             };
             self.exact = exact;
@@ -252,17 +259,19 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
     }
 
     /// The outputs of a layer as it was trained, and before an activation that codes would have to look up.
-    fn exact_outputs(&self, layer: &Linear<F>) -> Result<(Vec<F>, Option<Vec<F>>)> {
-        let plain = Block::Linear(Linear { activation: None, ..layer.clone() });
-        let mut x = self.run_float(&plain, &self.exact)?;
-        let before = match layer.activation {
-            None | Some(Activation::Relu) => None,
-            Some(_) => Some(x.clone()),
-        };
-        if let Some(activation) = layer.activation {
-            activation.apply_to(ArrayViewMut1::from(&mut x[..]));
+    fn exact_outputs(&self, block: &Block<F>) -> Result<(Vec<F>, Option<Vec<F>>)> {
+        match block {
+            Block::Linear(layer) if !matches!(layer.activation, None | Some(Activation::Relu)) => {
+                let plain = Block::Linear(Linear { activation: None, ..layer.clone() });
+                let before = self.run_float(&plain, &self.exact)?;
+                let mut x = before.clone();
+                if let Some(activation) = layer.activation {
+                    activation.apply_to(ArrayViewMut1::from(&mut x[..]));
+                }
+                Ok((x, Some(before)))
+            }
+            _ => Ok((self.run_float(block, &self.exact)?, None)),
         }
-        Ok((x, before))
     }
 
     /// The parameters of codes at the exit.
@@ -275,8 +284,9 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
 
     /// One block on numbers, as it was trained.
     fn run_float(&self, block: &Block<F>, x: &[F]) -> Result<Vec<F>> {
-        let recipe = Recipe { inputs: self.width, entry: None, exit: None, blocks: vec![block.clone()] };
-        let machine = Machine::new(&recipe, Isa::best(), self.config.pool.clone());
+        let blocks = std::slice::from_ref(block);
+        let machine =
+            Machine::of_blocks(self.width, (None, None), blocks, Isa::best(), self.config.pool.clone());
         let mut out = vec![F::zero(); self.rows * machine.outputs];
         let mut workspace = machine.workspace(self.rows, 0);
         machine.run(self.rows, Batch::Float(x), BatchMut::Float(&mut out), &mut workspace)?;
@@ -285,19 +295,14 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
 
     /// One block on what was built so far: numbers or codes, whichever it gives.
     fn run_built(&self, block: &Block<F>) -> Result<(Vec<F>, Option<Vec<u8>>)> {
-        let exit = match block {
-            Block::Linear(Linear {
-                weights: Weights::Codes { sums: Sums::Static { output: Output::Codes { after, .. }, .. }, .. },
-                ..
-            }) => Some(*after),
-            _ => None,
-        };
+        let exit = exit_of(block);
         let (entry, x) = match &self.built {
             Flow::Float(x) => (None, Batch::Float(&x[..])),
             Flow::Codes(codes, params) => (Some(*params), Batch::Codes(&codes[..])),
         };
-        let recipe = Recipe { inputs: self.width, entry, exit, blocks: vec![block.clone()] };
-        let machine = Machine::new(&recipe, self.config.isa, self.config.pool.clone());
+        let blocks = std::slice::from_ref(block);
+        let (isa, pool) = (self.config.isa, self.config.pool.clone());
+        let machine = Machine::of_blocks(self.width, (entry, exit), blocks, isa, pool);
         let mut workspace = machine.workspace(self.rows, 0);
         let count = self.rows * machine.outputs;
         match exit {
@@ -312,6 +317,17 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
                 Ok((Vec::new(), Some(out)))
             }
         }
+    }
+}
+
+/// The codes that come out of a block, if codes do.
+fn exit_of<F>(block: &Block<F>) -> Option<QuantParams<f32>> {
+    match block {
+        Block::Linear(Linear {
+            weights: Weights::Codes { sums: Sums::Static { output: Output::Codes { after, .. }, .. }, .. },
+            ..
+        }) => Some(*after),
+        _ => None,
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::format::Format;
 use super::recipe::{Block, Linear, Weights};
-use crate::error::{Error, Result};
-use crate::float::Float;
+use crate::error::Result;
+use crate::float::{Float, check_finite};
 use crate::nn::{Layer, Mlp};
 
 /// Blocks of float weights that give the same as the network.
@@ -18,7 +18,10 @@ pub(super) fn lower<F: Float>(mlp: &Mlp<F>) -> Result<Vec<Block<F>>> {
                 outputs: linear.outputs(),
                 format: Format::Dense,
                 weights: Weights::Float {
-                    weight: linear.weight().iter().copied().collect(),
+                    weight: match linear.weight().as_slice() {
+                        Some(weight) => weight.to_vec(),
+                        None => linear.weight().iter().copied().collect(),
+                    },
                     bias: linear.bias().map(|bias| bias.to_vec()),
                 },
                 activation: None,
@@ -37,12 +40,8 @@ pub(super) fn lower<F: Float>(mlp: &Mlp<F>) -> Result<Vec<Block<F>>> {
             Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
         }
     }
-    for (i, linear) in small.linears().enumerate() {
-        if let Some((index, &value)) =
-            linear.weight().indexed_iter().find(|(_, w)| !w.is_finite()).map(|((j, k), w)| ([i, j, k], w))
-        {
-            return Err(Error::NotFinite { what: "weight", index: index.to_vec(), value: value.as_f64() });
-        }
+    for linear in small.linears() {
+        check_finite("weight", &linear.weight())?;
     }
     Ok(blocks)
 }

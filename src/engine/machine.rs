@@ -43,17 +43,26 @@ enum Flow {
 impl<F: Element> Machine<F> {
     /// Packs a checked recipe.
     pub(super) fn new(recipe: &Recipe<F>, isa: Isa, pool: Pool) -> Self {
-        let mut builder = Builder { isa, stages: Vec::new(), width: recipe.inputs, flow: Flow::Float };
-        if let Some(entry) = recipe.entry {
-            builder.flow = Flow::Codes(entry);
-        }
-        recipe.blocks.iter().for_each(|block| builder.block(block));
-        match recipe.exit {
+        Self::of_blocks(recipe.inputs, (recipe.entry, recipe.exit), &recipe.blocks, isa, pool)
+    }
+
+    /// Packs blocks that stand between codes or numbers.
+    pub(super) fn of_blocks(
+        inputs: usize,
+        (entry, exit): (Option<QuantParams<f32>>, Option<QuantParams<f32>>),
+        blocks: &[Block<F>],
+        isa: Isa,
+        pool: Pool,
+    ) -> Self {
+        let flow = entry.map_or(Flow::Float, Flow::Codes);
+        let mut builder = Builder { isa, stages: Vec::new(), width: inputs, flow };
+        blocks.iter().for_each(|block| builder.block(block));
+        match exit {
             Some(exit) => builder.want_codes(exit),
             None => builder.want_float(),
         }
         let (stages, outputs) = (builder.stages, builder.width);
-        Self { isa, pool, stages, inputs: recipe.inputs, outputs }
+        Self { isa, pool, stages, inputs, outputs }
     }
 
     /// Memory for batches cut into chunks of at most `rows` rows.

@@ -43,7 +43,8 @@ pub(super) fn quantize_weights<F: Float>(
         UniformQuantizer::new(Scheme::int8_symmetric_127().per_channel(0))
     };
     let tensor = quantizer.compress(view)?;
-    let codes = tensor.packed().iter().map(|code| code as i8).collect();
+    let packed = tensor.packed();
+    let codes = packed.to_i8().unwrap_or_else(|| packed.iter().map(|code| code as i8).collect());
     Ok(WeightCodes { codes, scale: tensor.scales().to_vec() })
 }
 
