@@ -11,8 +11,23 @@ use trimnet::io::idx;
 use trimnet::nn::{Callback, Dataset, Epoch, Mlp};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// What an example returns: any error ends it with its message.
-pub type Done = Result<(), Box<dyn std::error::Error>>;
+/// What an example returns.
+pub type Done = Result<(), Failure>;
+
+/// Any error; ends an example with its message, where a boxed error would print its fields.
+pub struct Failure(Box<dyn std::error::Error>);
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
 
 /// The command line.
 #[derive(Debug)]
