@@ -17,11 +17,11 @@ use trimnet::prune::Schedule;
 use trimnet::regularize::{Groups, Penalty};
 
 const TEACHER_STEPS: usize = 5000;
-const PRUNING_STEPS: usize = 6000;
-const STUDENT_STEPS: usize = 12_000;
+const PRUNING_STEPS: usize = 8000;
+const STUDENT_STEPS: usize = 24_000;
 
 /// Of all weights of the teacher; masks change every so many steps.
-const SPARSITY: f64 = 0.93;
+const SPARSITY: f64 = 0.92;
 const PRUNE_EVERY: usize = 20;
 
 /// What makes whole neurons die, so that shrinking finds something to remove.
@@ -64,7 +64,7 @@ fn main() -> Done {
     let rounds = epochs * begin * 6 / 10 / PRUNE_EVERY;
     let schedule = Schedule::cubic(0.0, SPARSITY, begin as u64, (begin + rounds * PRUNE_EVERY) as u64)?;
     let mut pruning = GradualPruning::new(schedule.every(PRUNE_EVERY as u64)?);
-    let mut objective = Distillation::cached(logits.clone(), KdLoss::new(4.0, 0.5)?)?;
+    let mut objective = Distillation::cached(logits.clone(), KdLoss::new(8.0, 0.5)?)?;
     let mut bar = Progress::new("pruning", epochs);
     training.fit(
         &mut pruned,
@@ -87,7 +87,7 @@ fn main() -> Done {
     let mut student =
         Mlp::builder(inputs).linear(hidden.max(1)).relu().linear(classes).build::<f32>(&mut args.rng(2))?;
     let (epochs, training) = trainer(STUDENT_STEPS, 0.004, 2)?;
-    let mut objective = Distillation::cached(logits, KdLoss::new(4.0, 0.1)?)?;
+    let mut objective = Distillation::cached(logits, KdLoss::new(4.0, 0.5)?)?;
     let mut bar = Progress::new("distilling a student", epochs);
     training.fit(&mut student, &mut objective, &data.train, None, &mut Adam::new(), &mut [&mut bar])?;
     drop(bar);
@@ -183,7 +183,7 @@ impl Table<'_> {
     fn print_json(&self) {
         for Row { model, accuracy, parameters, nonzero, bytes, latency_us, .. } in &self.rows {
             println!(
-                r#"{{"model":"{model}","accuracy":{accuracy},"parameters":{parameters},"nonzero":{nonzero},"bytes":{bytes},"latency_us":{latency_us}}}"#
+                r#"{{"model":"{model}","accuracy":{accuracy},"parameters":{parameters},"nonzero":{nonzero},"bytes":{bytes},"latency_us":{latency_us:.3}}}"#
             );
         }
     }
