@@ -70,7 +70,7 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// Asks the teacher, in inference, about every batch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
     pub fn live(teacher: &'t Mlp<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Live(teacher, None), compare.into())
     }
@@ -79,7 +79,7 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// instead of once per epoch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
     pub fn cached(outputs: Array2<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Cached(outputs), compare.into())
     }
@@ -108,8 +108,8 @@ impl<'t, F: Float> Distillation<'t, F> {
 
 impl<F: Float> Objective<F> for Distillation<'_, F> {
     /// # Errors
-    /// [`Error::Shape`] if teacher and student differ in inputs or outputs, if there are not as many cached rows as the
-    /// data has, or if two hinted layers differ in width without a regressor; [`Error::NotFinite`] for cached outputs
+    /// [`Error::Shape`](crate::Error::Shape) if teacher and student differ in inputs or outputs, if there are not as many cached rows as the
+    /// data has, or if two hinted layers differ in width without a regressor; [`Error::NotFinite`](crate::Error::NotFinite) for cached outputs
     /// that are not finite; as the loss of the targets, unless their weight is 0.
     fn begin(&mut self, student: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
         let outputs = self.source.check(data)?;
