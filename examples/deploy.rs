@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{Data, Done, Progress};
 use lexopt::{Arg, Parser, ValueExt};
+use trimnet::Error;
 use trimnet::engine::{Auto, Config, Engine, Format};
 use trimnet::nn::{Adam, CrossEntropy, LearningRate, Mlp, Trainer, metrics};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -79,7 +80,7 @@ fn main() -> Done {
         "dynamic" => Config::new(Format::Int8Dynamic),
         "latency" => Config::auto(Auto::Latency),
         "bytes" => Config::auto(Auto::Bytes),
-        other => return Err(format!("format {other} is unknown: see --help").into()),
+        other => return Ok(failed("--format", format!("{other} is unknown: see --help"))?),
     };
     let begin = Instant::now();
     let engine = Engine::build(&mlp, &config.with_calibration(typical.inputs()))?;
@@ -95,7 +96,7 @@ fn main() -> Done {
         begin.elapsed().as_secs_f64() * 1e3
     );
     if engine_loaded.predict(data.test.inputs())? != engine.predict(data.test.inputs())? {
-        return Err("the loaded engine gives other numbers".into());
+        failed("loading", "the loaded engine gives other numbers".to_string())?;
     }
     println!("\n{}\n", report(&mlp, &engine, &data.test)?);
 
@@ -103,7 +104,12 @@ fn main() -> Done {
     share(&engine_loaded, &data, args.threads, Duration::from_secs_f64(args.seconds))
 }
 
-fn train(data: &Data) -> Result<Mlp<f32>, Box<dyn std::error::Error>> {
+/// Ends the program with a reason.
+fn failed(what: &'static str, reason: String) -> trimnet::Result<()> {
+    Err(Error::Unsupported { what, reason })
+}
+
+fn train(data: &Data) -> trimnet::Result<Mlp<f32>> {
     let (inputs, batch) = (data.train.features(), if data.train.rows() < 10_000 { 32 } else { 128 });
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     let mlp = Mlp::builder(inputs).linear(300).batch_norm().relu().dropout(0.2).linear(100).relu();
@@ -125,8 +131,7 @@ fn serve(engine: &Engine<f32>, data: &Data, requests: usize) -> Done {
     let (mut times, mut right) = (Vec::with_capacity(requests), 0);
     for request in 0..requests {
         let i = request % images.nrows();
-        let image = images.row(i);
-        let image = image.as_slice().ok_or("an image that is not contiguous")?;
+        let image = &images.row(i).to_vec();
         let begin = Instant::now();
         let logits = engine.predict_one(image, &mut workspace)?;
         times.push(begin.elapsed().as_secs_f64() * 1e6);
@@ -175,7 +180,7 @@ fn share(engine: &Engine<f32>, data: &Data, threads: usize, time: Duration) -> D
                         let same = engine.predict_one(&image, &mut workspace)? == expected.row(i).to_vec();
                         if !same {
                             let (what, reason) = ("sharing an engine", format!("row {i} differs"));
-                            return Err(trimnet::Error::Unsupported { what, reason });
+                            return Err(Error::Unsupported { what, reason });
                         }
                         calls += 1;
                     }

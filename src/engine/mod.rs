@@ -10,7 +10,7 @@
 //!
 //! Bottom to top: `element` (f32 and f64), `format` and `config` (what can be asked for), `recipe` (the data), `lower`
 //! (from the trained network), `bound` (no sum overflows), `weights` (numbers to codes), `calibrate` (ranges),
-//! `linear` and `stage` (one step of a call), `workspace` (its memory), `machine` (all stages), `build` (numbers to recipe),
+//! `integer`, `linear` and `stage` (one step of a call), `workspace` (its memory), `machine` (all stages), `build` (numbers to recipe),
 //! `network` (the public type), `measure` and `choose` (formats by measurement).
 
 mod element;
@@ -22,6 +22,7 @@ mod bound;
 mod weights;
 mod calibrate;
 mod stage;
+mod integer;
 mod linear;
 mod workspace;
 mod machine;
