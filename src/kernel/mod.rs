@@ -8,6 +8,7 @@
 mod elementwise;
 mod int8;
 mod isa;
+mod live;
 mod matrix;
 mod pack;
 mod panels;
@@ -30,7 +31,7 @@ pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use panels::PackedReal;
 pub use pool::Pool;
-pub use real::{Real, ScratchReal, Update, multiply, product};
+pub use real::{Real, ScratchReal, Update, affine, multiply, product};
 pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,
