@@ -25,7 +25,9 @@ mod peers {
     pub mod case;
     pub mod check;
     pub mod data;
+    pub mod softmax;
     pub mod sparse;
+    pub mod train;
 }
 
 use std::collections::BTreeSet;
@@ -37,7 +39,7 @@ use regex::Regex;
 
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {
-    let families = [peers::sparse::cases()];
+    let families = [peers::sparse::cases(), peers::softmax::cases(), peers::train::cases()];
     families.into_iter().flatten().collect()
 }
 

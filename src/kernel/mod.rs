@@ -6,6 +6,7 @@
 //! stays within the error that its page states (floats).
 
 mod elementwise;
+mod exp;
 mod int8;
 mod isa;
 mod live;
@@ -26,6 +27,8 @@ mod aarch64;
 mod x86_64;
 
 pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
+pub(crate) use elementwise::{Work, with};
+pub use exp::Exp;
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
