@@ -26,7 +26,9 @@ mod peers {
     pub mod check;
     pub mod data;
     pub mod engine;
+    pub mod softmax;
     pub mod sparse;
+    pub mod train;
 }
 
 use std::collections::BTreeSet;
@@ -39,6 +41,7 @@ use regex::Regex;
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {
     let families = [peers::engine::cases(), peers::sparse::cases()];
+    let families = [peers::sparse::cases(), peers::softmax::cases(), peers::train::cases()];
     families.into_iter().flatten().collect()
 }
 
