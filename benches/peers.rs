@@ -25,6 +25,7 @@ mod peers {
     pub mod case;
     pub mod check;
     pub mod data;
+    pub mod prune;
     pub mod sparse;
 }
 
@@ -37,7 +38,7 @@ use regex::Regex;
 
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {
-    let families = [peers::sparse::cases()];
+    let families = [peers::sparse::cases(), peers::prune::cases()];
     families.into_iter().flatten().collect()
 }
 

@@ -25,10 +25,12 @@ mod aarch64;
 mod x86_64;
 
 pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
+pub(crate) use elementwise::{Work, with};
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use panels::PackedReal;
+pub(crate) use pool::PART;
 pub use pool::Pool;
 pub use real::{Real, ScratchReal, Update, multiply, product};
 pub use sparse::{
