@@ -15,7 +15,9 @@ use super::loss::{KdLoss, KdWeights};
 use crate::error::Result;
 use crate::float::{Float, check_shape};
 use crate::nn::loss::{cross_entropy, mse};
-use crate::nn::{Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace};
+use crate::nn::{
+    Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace,
+};
 
 /// How the outputs of student and teacher are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -254,9 +254,7 @@ mod tests {
     use ndarray::{Array, s};
 
     fn numbers(rows: usize, columns: usize, salt: usize) -> Array2<f32> {
-        Array::from_shape_fn((rows, columns), |(i, j)| {
-            ((i * 31 + j * 17 + salt) % 23) as f32 / 7.0 - 1.5
-        })
+        Array::from_shape_fn((rows, columns), |(i, j)| ((i * 31 + j * 17 + salt) % 23) as f32 / 7.0 - 1.5)
     }
 
     #[test]
