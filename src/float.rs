@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayRef2, ArrayView, Dimension, NdFloat};
 use num_traits::{FromPrimitive, ToPrimitive};
 
 use crate::error::{Error, Result};
-use crate::kernel::Real;
+use crate::kernel::{Exp, Isa, Work, with};
 
 mod sealed {
     pub trait Sealed {}
@@ -14,7 +14,7 @@ mod sealed {
 
 /// A floating-point element, `f32` or `f64`. Sealed: half floats are a storage format only.
 pub trait Float:
-    sealed::Sealed + NdFloat + Real + FromPrimitive + ToPrimitive + Default + std::iter::Sum
+    sealed::Sealed + NdFloat + Exp + FromPrimitive + ToPrimitive + Default + std::iter::Sum
 {
     /// Bytes of one element.
     const BYTES: usize;
@@ -77,19 +77,7 @@ pub(crate) fn check_finite<F: Float, D: Dimension>(
     what: &'static str,
     x: &ArrayView<'_, F, D>,
 ) -> Result<()> {
-    // One pass without branches first: the sum of `0 * x` is 0 exactly when all of `x` is finite. Sixteen sums,
-    // because one would wait for each addition.
-    let clean = match x.as_slice_memory_order() {
-        Some(x) => {
-            let (lanes, rest) = x.as_chunks::<16>();
-            let mut sums = [F::zero(); 16];
-            for x in lanes {
-                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x * F::zero());
-            }
-            sums.iter().chain(rest).fold(F::zero(), |sum, &x| sum + x * F::zero()) == F::zero()
-        }
-        None => false,
-    };
+    let clean = x.as_slice_memory_order().is_some_and(|x| with(Isa::best(), AllFinite(x)));
     if clean {
         return Ok(());
     }
@@ -99,6 +87,25 @@ pub(crate) fn check_finite<F: Float, D: Dimension>(
         }
     }
     Ok(())
+}
+
+/// One pass without branches: the sum of `0 * x` is 0 exactly when all of `x` is finite. Many sums, because one would wait
+/// for each addition.
+struct AllFinite<'a, F>(&'a [F]);
+
+impl<F: Float> Work for AllFinite<'_, F> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        const LANES: usize = 64;
+        let (lanes, rest) = self.0.as_chunks::<LANES>();
+        let mut sums = [F::zero(); LANES];
+        for x in lanes {
+            sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x * F::zero());
+        }
+        sums.iter().chain(rest).fold(F::zero(), |sum, &x| sum + x * F::zero()) == F::zero()
+    }
 }
 
 /// The index of the `flat`-th element in row-major order.

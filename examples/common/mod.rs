@@ -18,9 +18,9 @@ pub type Done = Result<(), Failure>;
 /// Any error, in its own words.
 pub struct Failure(Box<dyn std::error::Error>);
 
-impl<E: std::error::Error + 'static> From<E> for Failure {
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(Box::new(error))
+        Self(error.into())
     }
 }
 

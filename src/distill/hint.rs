@@ -8,13 +8,13 @@
 //! the teacher's that learns along (by Adam, at the trainer's learning rate) and is thrown away in the end. Romero et al.,
 //! "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
 use crate::nn::loss::mse;
-use crate::nn::{Adam, Batch, Dataset, Grads, Layer, Mlp, Optimizer};
+use crate::nn::{Adam, Batch, Dataset, Grads, Layer, Mlp, Optimizer, Workspace};
 
 /// Where the teacher's side of a comparison comes from.
 #[derive(Clone, Debug)]
@@ -43,9 +43,9 @@ impl<F: Float> Source<'_, F> {
     }
 
     /// The teacher's side for the rows of this batch.
-    pub(super) fn of(&self, batch: &Batch<'_, F>) -> Result<Array2<F>> {
+    pub(super) fn of(&self, batch: &Batch<'_, F>, workspace: &mut Workspace<F>) -> Result<Array2<F>> {
         match self {
-            Self::Live(teacher, None) => teacher.predict(batch.inputs),
+            Self::Live(teacher, None) => teacher.predict_with(batch.inputs, workspace),
             Self::Live(teacher, Some(layer)) => teacher.hidden(batch.inputs, *layer),
             Self::Cached(values) => match batch.rows.iter().find(|&&row| row >= values.nrows()) {
                 Some(&row) => Err(Error::OutOfRange {
@@ -53,7 +53,13 @@ impl<F: Float> Source<'_, F> {
                     value: row as f64,
                     range: "a row of the cached outputs",
                 }),
-                None => Ok(values.select(Axis(0), batch.rows)),
+                None => {
+                    let mut outputs = workspace.array(batch.rows.len(), values.ncols());
+                    for (&row, mut to) in batch.rows.iter().zip(outputs.rows_mut()) {
+                        to.assign(&values.row(row));
+                    }
+                    Ok(outputs)
+                }
             },
         }
     }
@@ -137,8 +143,9 @@ impl<'t, F: Float> Hint<'t, F> {
         &mut self,
         hidden: ArrayView2<'_, F>,
         batch: &Batch<'_, F>,
+        workspace: &mut Workspace<F>,
     ) -> Result<(F, Array2<F>)> {
-        let target = self.source.of(batch)?;
+        let target = self.source.of(batch, workspace)?;
         let weight = F::of(self.weight);
         let Some(regressor) = &mut self.regressor else {
             let (loss, dhidden) = mse(hidden, target.view())?;

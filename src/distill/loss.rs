@@ -11,11 +11,75 @@
 //! forgotten, and then the teacher hardly counts. Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
 //! 2015.
 
-use ndarray::{Array2, ArrayView2, Zip};
+use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, Result};
-use crate::float::{Float, check_shape};
-use crate::nn::loss::{cross_entropy, log_softmax};
+use crate::float::{Float, check_shape, elements, elements_mut};
+use crate::kernel::{Isa, Work, with};
+use crate::nn::loss::{LANES, check_labels, largest, padded, total_of};
+
+/// Both terms of every row; results in the sums of the cross-entropy and of KL.
+struct Rows<'a, F> {
+    student: &'a [F],
+    teacher: &'a [F],
+    labels: Option<&'a [usize]>,
+    dlogits: &'a mut [F],
+    classes: usize,
+    temperature: F,
+    hard_gain: F,
+    soft_gain: F,
+}
+
+impl<F: Float> Work for Rows<'_, F> {
+    type Output = (f64, f64);
+
+    /// Two passes over each row. The exponentials of the first are computed again in the second: cheaper than memory for
+    /// three rows of them.
+    #[inline(always)]
+    fn run(self) -> (f64, f64) {
+        let Self { student, teacher, labels, dlogits, classes, temperature: t, hard_gain, soft_gain } = self;
+        let (mut hard, mut kl) = (0.0, 0.0);
+        let rows = student.chunks_exact(classes).zip(teacher.chunks_exact(classes));
+        for (row, ((z, y), d)) in rows.zip(dlogits.chunks_exact_mut(classes)).enumerate() {
+            let (z_max, y_max) = (largest(z), largest(y));
+            let (mut sums, mut sums_q, mut sums_p) =
+                ([F::zero(); LANES], [F::zero(); LANES], [F::zero(); LANES]);
+            for at in (0..classes).step_by(LANES) {
+                let end = (at + LANES).min(classes);
+                let (z, y) = (padded(&z[at..end]), padded(&y[at..end]));
+                for i in 0..LANES {
+                    sums[i] += (z[i] - z_max).exp_below();
+                    sums_q[i] += ((z[i] - z_max) / t).exp_below();
+                    sums_p[i] += ((y[i] - y_max) / t).exp_below();
+                }
+            }
+            let (sum, sum_q, sum_p) = (total_of(sums), total_of(sums_q), total_of(sums_p));
+            let logs = sum_q.ln() - sum_p.ln();
+            let mut kls = [F::zero(); LANES];
+            for at in (0..classes).step_by(LANES) {
+                let end = (at + LANES).min(classes);
+                let (z, y) = (padded(&z[at..end]), padded(&y[at..end]));
+                let mut out = [F::zero(); LANES];
+                for i in 0..LANES {
+                    let (z_soft, y_soft) = ((z[i] - z_max) / t, (y[i] - y_max) / t);
+                    let p = y_soft.exp_below() / sum_p;
+                    let q = z_soft.exp_below() / sum_q;
+                    // p log p -> 0 as p -> 0, where the product of 0 and an infinite logarithm would be NaN.
+                    kls[i] += if p == F::zero() { F::zero() } else { p * ((y_soft - z_soft) + logs) };
+                    out[i] = (q - p) * soft_gain + (z[i] - z_max).exp_below() / sum * hard_gain;
+                }
+                d[at..end].copy_from_slice(&out[..end - at]);
+            }
+            kl += total_of(kls).as_f64();
+            if let Some(labels) = labels {
+                let label = labels[row];
+                hard += (sum.ln() - (z[label] - z_max)).as_f64();
+                d[label] -= hard_gain;
+            }
+        }
+        (hard, kl)
+    }
+}
 
 /// How much the labels and the teacher weigh: two free weights, or `alpha` and `1 - alpha`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,11 +217,24 @@ impl KdLoss {
         teacher: ArrayView2<'_, F>,
         labels: &[usize],
     ) -> Result<KdTerms<F>> {
-        let (soft, dsoft) = self.soft(student, teacher)?;
-        let (hard, mut dlogits) = cross_entropy(student, labels)?;
+        let mut dlogits = Array2::zeros(student.raw_dim());
+        let (hard, soft) = self.evaluate_into(student, teacher, labels, &mut dlogits)?;
         let (hard_gain, soft_gain) = (F::of(self.weights.hard), F::of(self.weights.soft));
-        Zip::from(&mut dlogits).and(&dsoft).for_each(|d, &s| *d = *d * hard_gain + s * soft_gain);
         Ok(KdTerms { loss: hard * hard_gain + soft * soft_gain, hard, soft, dlogits })
+    }
+
+    /// As [`evaluate`](Self::evaluate): the hard and the soft term without their weights, and the gradient of the weighted
+    /// sum written to `dlogits`.
+    pub(super) fn evaluate_into<F: Float>(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        labels: &[usize],
+        dlogits: &mut Array2<F>,
+    ) -> Result<(F, F)> {
+        check_shape("teacher logits", teacher.shape(), student.shape())?;
+        check_labels(student, labels)?;
+        Ok(self.rows(student, teacher, Some(labels), self.weights, dlogits))
     }
 
     /// The soft term alone, `T^2 * KL(teacher || student)` without its weight, and its gradient by the student's logits:
@@ -174,27 +251,39 @@ impl KdLoss {
         if student.is_empty() {
             return Err(Error::Empty { what: "logits" });
         }
+        let mut dlogits = Array2::zeros(student.raw_dim());
+        let weights = KdWeights { hard: 0.0, soft: 1.0 };
+        let (_, soft) = self.rows(student, teacher, None, weights, &mut dlogits);
+        Ok((soft, dlogits))
+    }
+
+    /// Both terms, and the gradient of their sum with these weights; everything fits.
+    fn rows<F: Float>(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        labels: Option<&[usize]>,
+        weights: KdWeights,
+        dlogits: &mut Array2<F>,
+    ) -> (F, F) {
+        let rows = student.nrows() as f64;
         let divisor = match self.reduction {
-            Reduction::BatchMean => student.nrows(),
-            Reduction::Mean => student.len(),
-        } as f64;
-        let t = F::of(self.temperature);
-        let gain = F::of(self.temperature / divisor);
-        let mut log_q = student.mapv(|z| z / t);
-        let mut log_p = teacher.mapv(|z| z / t);
-        log_q.rows_mut().into_iter().for_each(log_softmax);
-        log_p.rows_mut().into_iter().for_each(log_softmax);
-        let mut kl = 0.0;
-        // In place: log q becomes the gradient T (q - p) / divisor.
-        Zip::from(&mut log_q).and(&log_p).for_each(|log_q, &log_p| {
-            let p = log_p.exp();
-            // p log p -> 0 as p -> 0, where the product of 0 and an infinite logarithm would be NaN.
-            if p != F::zero() {
-                kl += (p * (log_p - *log_q)).as_f64();
-            }
-            *log_q = (log_q.exp() - p) * gain;
-        });
-        Ok((F::of(self.temperature * self.temperature * kl / divisor), log_q))
+            Reduction::BatchMean => rows,
+            Reduction::Mean => student.len() as f64,
+        };
+        let (student, teacher) = (student.as_standard_layout(), teacher.as_standard_layout());
+        let work = Rows {
+            student: elements(&student),
+            teacher: elements(&teacher),
+            labels,
+            dlogits: elements_mut(dlogits),
+            classes: student.ncols(),
+            temperature: F::of(self.temperature),
+            hard_gain: F::of(weights.hard / rows),
+            soft_gain: F::of(weights.soft * self.temperature / divisor),
+        };
+        let (hard, kl) = with(Isa::best(), work);
+        (F::of(hard / rows), F::of(self.temperature * self.temperature * kl / divisor))
     }
 
     fn checked(self) -> Result<Self> {

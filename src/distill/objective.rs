@@ -15,7 +15,9 @@ use super::loss::{KdLoss, KdWeights};
 use crate::error::Result;
 use crate::float::{Float, check_shape};
 use crate::nn::loss::{cross_entropy, mse};
-use crate::nn::{Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView};
+use crate::nn::{
+    Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace,
+};
 
 /// How the outputs of student and teacher are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,6 +66,7 @@ pub struct Distillation<'t, F: Float> {
     compare: Compare,
     hints: Vec<Hint<'t, F>>,
     layers: Vec<usize>,
+    workspace: Workspace<F>,
 }
 
 impl<'t, F: Float> Distillation<'t, F> {
@@ -95,7 +98,46 @@ impl<'t, F: Float> Distillation<'t, F> {
         if let Compare::Values(weights) = compare {
             weights.check()?;
         }
-        Ok(Self { source, compare, hints: Vec::new(), layers: Vec::new() })
+        let workspace = Workspace::new();
+        Ok(Self { source, compare, hints: Vec::new(), layers: Vec::new(), workspace })
+    }
+
+    /// So many threads for the teacher, the caller's included; all cores unless said.
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { workspace: Workspace::with_threads(threads), ..self }
+    }
+
+    /// The loss of the outputs against teacher and targets, and its gradient.
+    fn compare(
+        &self,
+        outputs: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        batch: &Batch<'_, F>,
+        doutputs: &mut Array2<F>,
+    ) -> Result<F> {
+        let weights = self.weights();
+        let (hard_gain, soft_gain) = (F::of(weights.hard), F::of(weights.soft));
+        if let (Compare::Logits(loss), TargetsView::Labels(labels)) = (self.compare, batch.targets)
+            && weights.hard > 0.0
+        {
+            let (hard, soft) = loss.evaluate_into(outputs, teacher, labels, doutputs)?;
+            return Ok(hard * hard_gain + soft * soft_gain);
+        }
+        let (soft, dsoft) = match self.compare {
+            Compare::Logits(loss) => loss.soft(outputs, teacher)?,
+            Compare::Values(_) => mse(outputs, teacher)?,
+        };
+        *doutputs = dsoft * soft_gain;
+        let mut loss = soft * soft_gain;
+        if weights.hard > 0.0 {
+            let (hard, dhard) = match batch.targets {
+                TargetsView::Labels(labels) => cross_entropy(outputs, labels)?,
+                TargetsView::Values(values) => mse(outputs, values)?,
+            };
+            loss += hard * hard_gain;
+            Zip::from(doutputs).and(&dhard).for_each(|d, &h| *d += h * hard_gain);
+        }
+        Ok(loss)
     }
 
     fn weights(&self) -> KdWeights {
@@ -134,31 +176,28 @@ impl<F: Float> Objective<F> for Distillation<'_, F> {
         hidden: &[ArrayView2<'_, F>],
         batch: &Batch<'_, F>,
     ) -> Result<Evaluated<F>> {
-        let teacher = self.source.of(batch)?; // [batch, outputs]
-        let (soft, mut doutputs) = match self.compare {
-            Compare::Logits(loss) => loss.soft(outputs, teacher.view())?,
-            Compare::Values(_) => mse(outputs, teacher.view())?,
-        };
-        let weights = self.weights();
-        let gain = F::of(weights.soft);
-        let mut loss = soft * gain;
-        doutputs *= gain;
-        if weights.hard > 0.0 {
-            let (hard, dhard) = match batch.targets {
-                TargetsView::Labels(labels) => cross_entropy(outputs, labels)?,
-                TargetsView::Values(values) => mse(outputs, values)?,
-            };
-            let gain = F::of(weights.hard);
-            loss += hard * gain;
-            Zip::from(&mut doutputs).and(&dhard).for_each(|d, &h| *d += h * gain);
-        }
+        let mut doutputs = Array2::zeros(outputs.raw_dim());
+        let (loss, dhidden) = self.evaluate_into(outputs, hidden, batch, &mut doutputs)?;
+        Ok(Evaluated { loss, doutputs, dhidden })
+    }
+
+    fn evaluate_into(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        hidden: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+        doutputs: &mut Array2<F>,
+    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+        let teacher = self.source.of(batch, &mut self.workspace)?; // [batch, outputs]
+        let mut loss = self.compare(outputs, teacher.view(), batch, doutputs)?;
+        self.workspace.recycle(teacher);
         let mut dhidden = Vec::with_capacity(self.hints.len());
         for (hint, hidden) in self.hints.iter_mut().zip(hidden) {
-            let (hint_loss, d) = hint.evaluate(*hidden, batch)?;
+            let (hint_loss, d) = hint.evaluate(*hidden, batch, &mut self.workspace)?;
             loss += hint_loss;
             dhidden.push((hint.layer(), d));
         }
-        Ok(Evaluated { loss, doutputs, dhidden })
+        Ok((loss, dhidden))
     }
 
     fn step(&mut self, learning_rate: f64) -> Result<()> {

@@ -12,7 +12,7 @@ use super::Isa;
 use super::real::Real;
 
 /// A computation that is compiled for each instruction set: `run` has to be `#[inline(always)]`.
-pub(super) trait Work {
+pub(crate) trait Work {
     /// What it results in.
     type Output;
 
@@ -21,7 +21,7 @@ pub(super) trait Work {
 }
 
 /// Runs `work` compiled for `isa`.
-pub(super) fn with<W: Work>(isa: Isa, work: W) -> W::Output {
+pub(crate) fn with<W: Work>(isa: Isa, work: W) -> W::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(cpu) => cpu.with(work),

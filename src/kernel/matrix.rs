@@ -73,6 +73,15 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows: count, ..self }
     }
 
+    /// The columns `first..first + count`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn column_range(self, first: usize, count: usize) -> Self {
+        self.transposed().row_range(first, count).transposed()
+    }
+
     pub(super) fn data(&self) -> &'a [T] {
         self.data
     }

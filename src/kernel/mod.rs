@@ -6,8 +6,10 @@
 //! stays within the error that its page states (floats).
 
 mod elementwise;
+mod exp;
 mod int8;
 mod isa;
+mod live;
 mod matrix;
 mod pack;
 mod panels;
@@ -25,12 +27,15 @@ mod aarch64;
 mod x86_64;
 
 pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
+pub(crate) use elementwise::{Work, with};
+pub use exp::Exp;
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use panels::PackedReal;
+pub(crate) use pool::PART;
 pub use pool::Pool;
-pub use real::{Real, ScratchReal, Update, multiply, product};
+pub use real::{Real, ScratchReal, Update, affine, multiply, product};
 pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,

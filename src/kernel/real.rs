@@ -12,10 +12,15 @@
 //!
 //! Weights are packed in panels of 32 columns, `[panel][k][32]`, zero padded. A tile of the result
 //! stays in registers over all of `k`.
+//!
+//! [`affine`] leaves out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
+//! at which a panel of `b` is. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum
+//! that would be NaN is not.
 
 use std::ops::Range;
 
 use super::Isa;
+use super::live::{Live, Skip};
 use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
 use super::panels::{PackedReal, Step, pack_panel};
@@ -135,12 +140,18 @@ real!(f64, 6_755_399_441_055_744.0, run_f64, avx2: 6, avx512: 7);
 pub struct ScratchReal<F> {
     rows: Vec<F>,
     panel: Vec<Step<F>>,
+    live: Live,
     sums: Sums<F>,
 }
 
 impl<F: Real> Default for ScratchReal<F> {
     fn default() -> Self {
-        Self { rows: Vec::new(), panel: Vec::new(), sums: [[F::default(); PANEL]; MAX_ROWS] }
+        Self {
+            rows: Vec::new(),
+            panel: Vec::new(),
+            live: Live::default(),
+            sums: [[F::default(); PANEL]; MAX_ROWS],
+        }
     }
 }
 
@@ -180,7 +191,34 @@ pub fn multiply<F: Real>(
     assert_eq!(y.columns(), columns, "columns of the result");
     let add = bias.map_or(Add::Nothing, |bias| Add::Bias(&bias[(panels.start * PANEL).min(outputs)..]));
     let steps = Steps::Packed(&weights.steps[panels.start * weights.inputs..panels.end * weights.inputs]);
-    blocks(isa, x, steps, add, activation, y, &mut scratch.rows, &mut scratch.sums);
+    let ScratchReal { rows, live, sums, .. } = scratch;
+    blocks(isa, x, steps, add, activation, y, Skip::Nothing, rows, live, sums);
+}
+
+/// `y = activation(x * w^T + bias)` for weights `[outputs, inputs]` that are not packed, of any strides.
+///
+/// As [`multiply`], for weights that change from call to call. To divide the work, split `y` by rows or columns and
+/// pass the matching part of `x`, or of `weights` and `bias`.
+///
+/// # Panics
+/// If shapes disagree.
+pub fn affine<F: Real>(
+    isa: Isa,
+    x: Matrix<'_, F>,
+    weights: Matrix<'_, F>,
+    bias: Option<&[F]>,
+    activation: Fused,
+    y: MatrixMut<'_, F>,
+    scratch: &mut ScratchReal<F>,
+) {
+    let (outputs, depth) = (weights.rows(), weights.columns());
+    assert_eq!(bias.map_or(outputs, <[_]>::len), outputs, "bias of {outputs} outputs");
+    assert_eq!((x.rows(), x.columns(), outputs), (y.rows(), depth, y.columns()), "shapes of a layer");
+    let ScratchReal { rows, panel, live, sums } = scratch;
+    panel.resize(panel.len().max(depth), Step([F::default(); PANEL]));
+    let steps = Steps::Loose(weights, &mut panel[..depth]);
+    let add = bias.map_or(Add::Nothing, Add::Bias);
+    blocks(isa, x, steps, add, activation, y, Skip::Rows, rows, live, sums);
 }
 
 /// Whether a product replaces what the result holds, or is added to it.
@@ -223,10 +261,10 @@ pub fn product<F: Real>(
     );
     let depth = a.columns();
     let add = if update == Update::Add { Add::Result } else { Add::Nothing };
-    let ScratchReal { rows, panel, sums } = scratch;
+    let ScratchReal { rows, panel, live, sums } = scratch;
     panel.resize(panel.len().max(depth), Step([F::default(); PANEL]));
     let steps = Steps::Loose(b.transposed(), &mut panel[..depth]);
-    blocks(isa, a, steps, add, Fused::Identity, c, rows, sums);
+    blocks(isa, a, steps, add, Fused::Identity, c, Skip::Panels, rows, live, sums);
 }
 
 /// Packs one block of rows after the other, and multiplies each.
@@ -238,7 +276,9 @@ fn blocks<F: Real>(
     add: Add<'_, F>,
     activation: Fused,
     mut y: MatrixMut<'_, F>,
+    skip: Skip,
     memory: &mut Vec<F>,
+    live: &mut Live,
     sums: &mut Sums<F>,
 ) {
     let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
@@ -247,12 +287,19 @@ fn blocks<F: Real>(
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * depth), F::default());
+        live.clear();
         for tile in Tiles::new(count, tile_rows) {
             let rows = x.row_range(first + tile.start, tile.len());
-            pack(isa, rows, &mut memory[tile.start * depth..tile.end * depth], tile.len());
+            let packed = &mut memory[tile.start * depth..tile.end * depth];
+            pack(isa, rows, packed, tile.len());
+            if skip == Skip::Rows {
+                live.add(isa, packed, tile.len());
+            }
         }
-        let (packed, steps, y) = (&memory[..count * depth], &mut steps, y.reborrow());
-        F::run(isa, Job { isa, packed, depth, first, count, tile_rows, steps, add, activation, y, sums });
+        let (packed, steps, live, y) = (&memory[..count * depth], &mut steps, &mut *live, y.reborrow());
+        let job =
+            Job { isa, packed, depth, first, count, tile_rows, steps, add, activation, y, skip, live, sums };
+        F::run(isa, job);
     }
 }
 
@@ -270,6 +317,8 @@ pub struct Job<'j, 's, F> {
     add: Add<'j, F>,
     activation: Fused,
     y: MatrixMut<'j, F>,
+    skip: Skip,
+    live: &'j mut Live,
     sums: &'j mut Sums<F>,
 }
 
@@ -292,16 +341,20 @@ enum Add<'a, F> {
 }
 
 impl<F: Real> Job<'_, '_, F> {
-    /// Does it, with `tile(rows, columns, a, steps, sums)` for one tile of sums. Inlined into one function for each
-    /// instruction set.
+    /// Does it, with `tile(rows, columns, a, steps, live, sums)` for one tile of sums, where `live` lists the `k` that
+    /// matter if not all do. Inlined into one function for each instruction set.
     #[inline(always)]
-    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], &[Step<F>], &mut Sums<F>)) {
+    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], &[Step<F>], Option<&[u32]>, &mut Sums<F>)) {
         let columns = self.y.columns();
         for panel in 0..columns.div_ceil(PANEL) {
             let steps: &[Step<F>] = match self.steps {
                 Steps::Packed(all) => &all[panel * self.depth..(panel + 1) * self.depth],
                 Steps::Loose(weights, memory) => {
                     pack_panel(self.isa, *weights, panel, memory);
+                    if self.skip == Skip::Panels {
+                        self.live.clear();
+                        self.live.add_steps(memory);
+                    }
                     memory
                 }
             };
@@ -311,9 +364,14 @@ impl<F: Real> Job<'_, '_, F> {
                 Add::Bias(all) => padded(&all[at..at + used]),
                 Add::Nothing | Add::Result => [F::default(); PANEL],
             };
-            for rows in Tiles::new(self.count, self.tile_rows) {
+            for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
                 let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
-                tile(rows.len(), used, a, steps, self.sums);
+                let live = match self.skip {
+                    Skip::Nothing => None,
+                    Skip::Rows => self.live.get(index),
+                    Skip::Panels => self.live.get(0),
+                };
+                tile(rows.len(), used, a, steps, live, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
                     let mut values = *sums;

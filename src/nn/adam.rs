@@ -12,9 +12,10 @@
 
 use super::grads::Grads;
 use super::mlp::Mlp;
-use super::optimizer::{Decay, Memory, Optimizer, check_fraction, check_not_negative, narrow};
+use super::optimizer::{Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk};
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::Pool;
 
 /// Adam. Weight decay, none by default, is usually [`Decay::Coupled`] here and [`Decay::Decoupled`] in [`AdamW`].
 ///
@@ -104,32 +105,31 @@ impl<F: Float> Adam<F> {
 
 impl<F: Float> Optimizer<F> for Adam<F> {
     fn step(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64) -> Result<()> {
+        self.step_on(mlp, grads, learning_rate, &Pool::single())
+    }
+
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
         check_not_negative("learning rate", learning_rate)?;
         let t = self.steps.saturating_add(1);
         let (beta1, beta2) = self.betas;
         // The bias corrections in f64, once per step: 1 - 0.999^t loses half of the digits of an f32.
         let correct1 = 1.0 - beta1.powf(t as f64);
         let correct2 = 1.0 - beta2.powf(t as f64);
-        let step = narrow::<F>("learning rate", learning_rate / correct1)?;
-        let gain = F::of(correct2.sqrt().recip());
-        let eps = F::of(self.eps);
-        let lambda = narrow::<F>("weight decay", self.decay.coupled())?;
-        let shrink = narrow::<F>("weight decay", self.decay.shrinkage(learning_rate))?;
-        let (keep1, take1) = (F::of(beta1), F::of(1.0 - beta1));
-        let (keep2, take2) = (F::of(beta2), F::of(1.0 - beta2));
-        self.memory.fit(2, &mlp.parameter_shapes())?;
+        let rule = Moments {
+            step: narrow("learning rate", learning_rate / correct1)?,
+            gain: F::of(correct2.sqrt().recip()),
+            eps: F::of(self.eps),
+            lambda: narrow("weight decay", self.decay.coupled())?,
+            shrink: narrow("weight decay", self.decay.shrinkage(learning_rate))?,
+            keep: (F::of(beta1), F::of(beta2)),
+            take: (F::of(1.0 - beta1), F::of(1.0 - beta2)),
+        };
+        self.memory.fit(2, mlp.parameter_dims())?;
         let mut slots = self.memory.slots();
         mlp.update_parameters(grads, |p| {
-            let Some(slot) = slots.next() else { return };
-            let [m, v] = slot.vectors();
-            for (((w, &g), m), v) in p.values.iter_mut().zip(p.grads).zip(m).zip(v) {
-                let g = g + lambda * *w;
-                *m = keep1 * *m + take1 * g;
-                *v = keep2 * *v + take2 * g * g;
-                // sqrt(v_hat) = sqrt(v) / sqrt(1 - beta2^t)
-                *w = *w * shrink - step * *m / (v.sqrt() * gain + eps);
+            if let Some(slot) = slots.next() {
+                walk(pool, rule, p.values, p.grads, slot.vectors(), p.keep);
             }
-            slot.zero_masked(p.keep);
         })?;
         self.steps = t;
         Ok(())
@@ -138,6 +138,30 @@ impl<F: Float> Optimizer<F> for Adam<F> {
     fn reset(&mut self) {
         self.memory = Memory::default();
         self.steps = 0;
+    }
+}
+
+/// The formulas of this page for one number, with what is the same for all of them.
+#[derive(Clone, Copy)]
+struct Moments<F> {
+    step: F,
+    gain: F,
+    eps: F,
+    lambda: F,
+    shrink: F,
+    keep: (F, F),
+    take: (F, F),
+}
+
+impl<F: Float> Rule<F, 2> for Moments<F> {
+    #[inline(always)]
+    fn step(self, w: F, gradient: F, memory: &mut [F; 2]) -> F {
+        let [m, v] = memory;
+        let g = gradient + self.lambda * w;
+        *m = self.keep.0 * *m + self.take.0 * g;
+        *v = self.keep.1 * *v + self.take.1 * g * g;
+        // sqrt(v_hat) = sqrt(v) / sqrt(1 - beta2^t)
+        w * self.shrink - self.step * *m / (v.sqrt() * self.gain + self.eps)
     }
 }
 
@@ -184,6 +208,10 @@ impl<F: Float> AdamW<F> {
 impl<F: Float> Optimizer<F> for AdamW<F> {
     fn step(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64) -> Result<()> {
         self.0.step(mlp, grads, learning_rate)
+    }
+
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
+        self.0.step_on(mlp, grads, learning_rate, pool)
     }
 
     fn reset(&mut self) {

@@ -1,11 +1,16 @@
 //! Training passes: forward with a cache, and back through it.
+//!
+//! An array is written where the one before it ends: a relu that feeds a linear layer (perhaps through dropout) rides on
+//! what is before it and keeps nothing, because the input that the linear layer keeps is positive exactly where it was.
 
 use ndarray::{Array2, ArrayView2};
 use rand::Rng;
 
+use super::activation::Activation;
 use super::grads::{Grads, LayerGrads};
-use super::layer::{Layer, LayerCache, Reach};
+use super::layer::{Flow, Layer, LayerCache, Reach};
 use super::mlp::Mlp;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 
@@ -13,11 +18,19 @@ use crate::float::{Float, check_shape};
 #[derive(Clone, Debug)]
 pub struct MlpCache<F: Float> {
     rows: usize,
+    /// The input, unless the caller brings it again.
+    input: Option<Array2<F>>,
     layers: Vec<LayerCache<F>>,
     /// Features that leave each layer: the cache fits a network whose layers have the same.
     widths: Vec<usize>,
     /// The outputs that were asked for, each with its layer.
     hidden: Vec<(usize, Array2<F>)>,
+}
+
+impl<F: Float> Default for MlpCache<F> {
+    fn default() -> Self {
+        Self { rows: 0, input: None, layers: Vec::new(), widths: Vec::new(), hidden: Vec::new() }
+    }
 }
 
 impl<F: Float> MlpCache<F> {
@@ -49,30 +62,47 @@ impl<F: Float> Mlp<F> {
         hidden: &[usize],
         rng: &mut dyn Rng,
     ) -> Result<(Array2<F>, MlpCache<F>)> {
-        hidden.iter().try_for_each(|&layer| self.check_layer(layer))?;
         self.check_input(x)?;
-        let rows = x.nrows();
-        if rows == 0 {
+        let (y, mut cache) = self.pass(x, hidden, rng, &mut Workspace::new())?;
+        cache.input = Some(x.to_owned());
+        Ok((y, cache))
+    }
+
+    /// The forward pass for an `x` that is finite. The cache does not hold it.
+    pub(super) fn pass(
+        &mut self,
+        x: ArrayView2<'_, F>,
+        hidden: &[usize],
+        rng: &mut dyn Rng,
+        workspace: &mut Workspace<F>,
+    ) -> Result<(Array2<F>, MlpCache<F>)> {
+        hidden.iter().try_for_each(|&layer| self.check_layer(layer))?;
+        check_shape("input", x.shape(), &[x.nrows(), self.inputs()])?;
+        if x.nrows() == 0 {
             return Err(Error::Empty { what: "the batch" });
         }
-        let layers = self.layers_mut();
-        let mut cache = MlpCache {
-            rows,
-            layers: Vec::with_capacity(layers.len()),
-            widths: Vec::with_capacity(layers.len()),
-            hidden: Vec::with_capacity(hidden.len()),
-        };
-        let mut x = x.to_owned();
-        for (index, layer) in layers.iter_mut().enumerate() {
-            let (y, layer_cache) = layer.forward(x, rng)?;
+        let mut cache = workspace.take_cache();
+        cache.rows = x.nrows();
+        let mut flow = Flow::Input(x);
+        let (mut rest, mut rode) = (self.layers_mut(), false);
+        while let [layer, next @ ..] = rest {
+            let index = cache.layers.len();
+            let relu = matches!(next, [Layer::Activation(Activation::Relu), then @ ..] if feeds_linear(then));
+            let rides = relu && matches!(layer, Layer::Linear(_)) && !hidden.contains(&index);
+            let (y, layer_cache) = if rode {
+                (flow.into_owned(workspace), LayerCache::Relu)
+            } else {
+                layer.forward(flow, rides, feeds_linear(next), rng, workspace)?
+            };
             if hidden.contains(&index) {
                 cache.hidden.push((index, y.clone()));
             }
             cache.widths.push(y.ncols());
             cache.layers.push(layer_cache);
-            x = y;
+            flow = Flow::Owned(y);
+            (rest, rode) = (next, rides);
         }
-        Ok((x, cache))
+        Ok((flow.into_owned(workspace), cache))
     }
 
     /// The gradients `dx` by the input and those by all parameters, from `dlogits` `[n, outputs]`.
@@ -97,7 +127,8 @@ impl<F: Float> Mlp<F> {
         hints: &[(usize, Array2<F>)],
     ) -> Result<(Array2<F>, Grads<F>)> {
         let rows = cache.rows;
-        let (dx, grads) = self.walk_back(cache, dlogits, hints, Reach::Input)?;
+        let workspace = &mut Workspace::new();
+        let (dx, grads) = self.walk_back(cache, None, dlogits, hints, Reach::Input, workspace)?;
         // With this reach there always is one.
         Ok((dx.unwrap_or_else(|| Array2::zeros((rows, self.inputs()))), grads))
     }
@@ -122,34 +153,47 @@ impl<F: Float> Mlp<F> {
         dlogits: Array2<F>,
         hints: &[(usize, Array2<F>)],
     ) -> Result<Grads<F>> {
-        Ok(self.walk_back(cache, dlogits, hints, Reach::Parameters)?.1)
+        Ok(self.walk_back(cache, None, dlogits, hints, Reach::Parameters, &mut Workspace::new())?.1)
+    }
+
+    /// The gradients by the parameters after [`pass`](Self::pass) over `x`.
+    pub(super) fn pass_back(
+        &self,
+        cache: MlpCache<F>,
+        x: ArrayView2<'_, F>,
+        dlogits: Array2<F>,
+        hints: &[(usize, Array2<F>)],
+        workspace: &mut Workspace<F>,
+    ) -> Result<Grads<F>> {
+        Ok(self.walk_back(cache, Some(x), dlogits, hints, Reach::Parameters, workspace)?.1)
     }
 
     fn walk_back(
         &self,
-        cache: MlpCache<F>,
+        mut cache: MlpCache<F>,
+        x: Option<ArrayView2<'_, F>>,
         dlogits: Array2<F>,
         hints: &[(usize, Array2<F>)],
         reach: Reach,
+        workspace: &mut Workspace<F>,
     ) -> Result<(Option<Array2<F>>, Grads<F>)> {
-        let mut width = self.inputs();
-        let mut widths = Vec::with_capacity(self.layers().len());
-        for layer in self.layers() {
-            width = layer.outputs(width)?;
-            widths.push(width);
-        }
-        check_shape("cache of the forward pass", &cache.widths, &widths)?;
+        self.check_widths(&cache.widths)?;
+        let width = cache.widths.last().copied().unwrap_or_default();
         check_shape("dlogits", dlogits.shape(), &[cache.rows, width])?;
         for (layer, dhidden) in hints {
             self.check_layer(*layer)?;
-            check_shape("dhidden", dhidden.shape(), &[cache.rows, widths[*layer]])?;
+            check_shape("dhidden", dhidden.shape(), &[cache.rows, cache.widths[*layer]])?;
         }
+        let held = cache.input.take();
+        let input = x.or(held.as_ref().map(|x| x.view()));
 
-        let mut grads = Vec::with_capacity(self.layers().len());
+        let mut grads = workspace.take_grads();
         let learns = |layer: &Layer<F>| layer.parameters() > 0;
         let lowest = self.layers().iter().position(learns).unwrap_or_default();
         let mut dy = Some(dlogits);
-        for (index, (layer, cache)) in self.layers().iter().zip(cache.layers).enumerate().rev() {
+        // The input of the linear layer that was passed last: where it is positive, so was the relu that fed it.
+        let mut fed = None;
+        for (index, (layer, cache)) in self.layers().iter().zip(cache.layers.drain(..)).enumerate().rev() {
             let Some(mut d) = dy.take() else {
                 grads.push(LayerGrads::None);
                 continue;
@@ -158,11 +202,43 @@ impl<F: Float> Mlp<F> {
                 d += dhidden;
             }
             let reach = if index > lowest { Reach::Input } else { reach };
-            let (dx, layer_grads) = layer.backward(cache, d, reach)?;
+            let (dx, layer_grads) = layer.backward(cache, input, d, reach, &mut fed, workspace)?;
             grads.push(layer_grads);
             dy = dx;
         }
         grads.reverse();
+        if let Some(fed) = fed {
+            workspace.recycle(fed);
+        }
+        cache.widths.clear();
+        cache.hidden.clear();
+        workspace.give_cache(cache);
         Ok((dy, Grads::new(grads)))
     }
+
+    /// Refuses a cache of another network.
+    fn check_widths(&self, found: &[usize]) -> Result<()> {
+        let mut width = self.inputs();
+        let mut fits = found.len() == self.layers().len();
+        for (layer, &found) in self.layers().iter().zip(found) {
+            width = layer.outputs(width)?;
+            fits &= width == found;
+        }
+        if fits {
+            return Ok(());
+        }
+        let mut width = self.inputs();
+        let mut widths = Vec::with_capacity(self.layers().len());
+        for layer in self.layers() {
+            width = layer.outputs(width)?;
+            widths.push(width);
+        }
+        check_shape("cache of the forward pass", found, &widths)
+    }
+}
+
+/// Whether these layers begin with a linear one, dropout aside.
+fn feeds_linear<F>(layers: &[Layer<F>]) -> bool {
+    let first = layers.iter().find(|layer| !matches!(layer, Layer::Dropout(_)));
+    matches!(first, Some(Layer::Linear(_)))
 }

@@ -35,6 +35,10 @@ impl<F: Float> Grads<F> {
         &self.layers
     }
 
+    pub(super) fn into_layers(self) -> Vec<LayerGrads<F>> {
+        self.layers
+    }
+
     /// The weight gradients of the linear layers, first to last; in step with
     /// [`Mlp::linears`](super::Mlp::linears).
     pub fn dweights(&self) -> impl Iterator<Item = ArrayView2<'_, F>> {

@@ -1,13 +1,15 @@
 //! One layer of a network: an enum, so that a network can be matched on, folded, exported and compared.
 
-use ndarray::{Array2, CowArray, Ix2};
+use ndarray::{Array2, ArrayView2};
 use rand::Rng;
 
 use super::activation::{Activation, ActivationCache};
 use super::grads::LayerGrads;
 use super::linear::Linear;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
-use crate::float::{Float, check_shape};
+use crate::float::{Float, check_shape, elements, elements_mut};
+use crate::kernel::{Fused, Work, with};
 use crate::normalize::{BatchNorm, LayerNorm};
 use crate::regularize::{Dropout, GaussianNoise};
 use crate::traits::{Normalizer, Regularizer};
@@ -73,21 +75,48 @@ impl<F: Float> Layer<F> {
         }
     }
 
-    /// Inference.
-    pub(super) fn infer<'a>(&self, x: CowArray<'a, F, Ix2>) -> Result<CowArray<'a, F, Ix2>> {
-        Ok(match self {
-            Self::Linear(linear) => linear.apply(x.view())?.into(),
-            Self::BatchNorm(norm) => norm.normalize(x.into_owned())?.into(),
-            Self::LayerNorm(norm) => norm.normalize(x.into_owned())?.into(),
-            Self::Activation(activation) => activation.apply(x.into_owned()).into(),
-            Self::Dropout(_) | Self::GaussianNoise(_) => x,
-        })
+    /// Inference; a relu that `rides` on this linear layer is done too.
+    pub(super) fn infer<'x>(
+        &self,
+        x: Flow<'x, F>,
+        rides: bool,
+        workspace: &mut Workspace<F>,
+    ) -> Result<Flow<'x, F>> {
+        Ok(Flow::Owned(match self {
+            Self::Linear(linear) => {
+                let y = linear.apply_with(x.view(), fused(rides), workspace)?;
+                x.recycle(workspace);
+                y
+            }
+            Self::BatchNorm(norm) => norm.normalize(x.into_owned(workspace))?,
+            Self::LayerNorm(norm) => norm.normalize(x.into_owned(workspace))?,
+            Self::Activation(activation) => activation.apply(x.into_owned(workspace)),
+            Self::Dropout(_) | Self::GaussianNoise(_) => return Ok(x),
+        }))
     }
 
-    /// Training: the output, and what [`backward`](Self::backward) needs.
-    pub(super) fn forward(&mut self, x: Array2<F>, rng: &mut dyn Rng) -> Result<(Array2<F>, LayerCache<F>)> {
+    /// Training: the output, and what [`backward`](Self::backward) needs. `rides`: the next layer is a relu, and may be
+    /// done here. `feeds`: the next layer with a cache is linear, and what goes into it tells what a relu needs.
+    pub(super) fn forward(
+        &mut self,
+        x: Flow<'_, F>,
+        rides: bool,
+        feeds: bool,
+        rng: &mut dyn Rng,
+        workspace: &mut Workspace<F>,
+    ) -> Result<(Array2<F>, LayerCache<F>)> {
+        if let Self::Linear(linear) = self {
+            let y = linear.apply_with(x.view(), fused(rides), workspace)?;
+            let kept = match x {
+                Flow::Input(_) => None,
+                Flow::Owned(x) => Some(x),
+            };
+            return Ok((y, LayerCache::Linear(kept)));
+        }
+        let x = x.into_owned(workspace);
         Ok(match self {
-            Self::Linear(linear) => (linear.apply(x.view())?, LayerCache::Linear(x)),
+            // Returned above.
+            Self::Linear(_) => (x, LayerCache::Linear(None)),
             Self::BatchNorm(norm) => {
                 let (y, cache) = norm.normalize_batch(x)?;
                 (y, LayerCache::BatchNorm(cache))
@@ -96,6 +125,7 @@ impl<F: Float> Layer<F> {
                 let (y, cache) = norm.normalize_batch(x)?;
                 (y, LayerCache::LayerNorm(cache))
             }
+            Self::Activation(Activation::Relu) if feeds => (Activation::Relu.apply(x), LayerCache::Relu),
             Self::Activation(activation) => {
                 let (y, cache) = activation.forward(x);
                 (y, LayerCache::Activation(cache))
@@ -112,21 +142,35 @@ impl<F: Float> Layer<F> {
     }
 
     /// The gradients of the parameters and, unless this is the last layer on the way back and nobody asks, that
-    /// by the input.
+    /// by the input. `input` is that of the network; `fed` is what went into the linear layer that was passed last.
     pub(super) fn backward(
         &self,
         cache: LayerCache<F>,
-        dy: Array2<F>,
+        input: Option<ArrayView2<'_, F>>,
+        mut dy: Array2<F>,
         reach: Reach,
+        fed: &mut Option<Array2<F>>,
+        workspace: &mut Workspace<F>,
     ) -> Result<(Option<Array2<F>>, LayerGrads<F>)> {
         Ok(match (self, cache) {
-            (Self::Linear(linear), LayerCache::Linear(x)) => {
-                let grads = linear.gradients(x.view(), dy.view())?;
+            (Self::Linear(linear), LayerCache::Linear(kept)) => {
+                let x = kept.as_ref().map(|x| x.view()).or(input).ok_or_else(Self::other_network)?;
+                let grads = linear.gradients_with(x, dy.view(), workspace)?;
                 let dx = match reach {
-                    Reach::Input => Some(linear.backward(dy.view())?),
+                    Reach::Input => Some(linear.backward_with(dy.view(), workspace)?),
                     Reach::Parameters => None,
                 };
+                workspace.recycle(dy);
+                if let Some(earlier) = std::mem::replace(fed, kept) {
+                    workspace.recycle(earlier);
+                }
                 (dx, LayerGrads::Linear(grads))
+            }
+            (Self::Activation(Activation::Relu), LayerCache::Relu) => {
+                let y = fed.as_ref().ok_or_else(Self::other_network)?;
+                check_shape("dy", dy.shape(), y.shape())?;
+                with(workspace.isa(), ReluBackward(elements(y), elements_mut(&mut dy)));
+                (Some(dy), LayerGrads::None)
             }
             (Self::BatchNorm(norm), LayerCache::BatchNorm(cache)) => {
                 let (dx, grads) = norm.backward(cache, dy);
@@ -145,13 +189,65 @@ impl<F: Float> Layer<F> {
             (Self::GaussianNoise(noise), LayerCache::GaussianNoise(cache)) => {
                 (Some(noise.backward(cache, dy)), LayerGrads::None)
             }
-            _ => {
-                return Err(Error::Unsupported {
-                    what: "backward",
-                    reason: "the cache is of another network: its layers are of other kinds".into(),
-                });
-            }
+            _ => return Err(Self::other_network()),
         })
+    }
+
+    fn other_network() -> Error {
+        Error::Unsupported {
+            what: "backward",
+            reason: "the cache is of another network: its layers are of other kinds".into(),
+        }
+    }
+}
+
+/// What a linear layer does for a relu that rides on it.
+fn fused(rides: bool) -> Fused {
+    if rides { Fused::Relu } else { Fused::Identity }
+}
+
+/// `dy` where `y` is positive (or NaN), else 0.
+struct ReluBackward<'a, F>(&'a [F], &'a mut [F]);
+
+impl<F: Float> Work for ReluBackward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (d, &y) in self.1.iter_mut().zip(self.0) {
+            *d = if y <= F::zero() { F::zero() } else { *d };
+        }
+    }
+}
+
+/// What goes from layer to layer: the input of the network, or what the layer before made.
+#[derive(Debug)]
+pub(super) enum Flow<'x, F> {
+    /// The caller's.
+    Input(ArrayView2<'x, F>),
+    /// The network's own.
+    Owned(Array2<F>),
+}
+
+impl<F: Float> Flow<'_, F> {
+    pub(super) fn view(&self) -> ArrayView2<'_, F> {
+        match self {
+            Self::Input(x) => x.view(),
+            Self::Owned(x) => x.view(),
+        }
+    }
+
+    pub(super) fn into_owned(self, workspace: &mut Workspace<F>) -> Array2<F> {
+        match self {
+            Self::Input(x) => workspace.copy(x),
+            Self::Owned(x) => x,
+        }
+    }
+
+    fn recycle(self, workspace: &mut Workspace<F>) {
+        if let Self::Owned(x) = self {
+            workspace.recycle(x);
+        }
     }
 }
 
@@ -167,7 +263,10 @@ pub(super) enum Reach {
 /// What one layer keeps of the forward pass.
 #[derive(Clone, Debug)]
 pub(super) enum LayerCache<F: Float> {
-    Linear(Array2<F>),
+    /// Its input; `None` for that of the network.
+    Linear(Option<Array2<F>>),
+    /// A relu that kept nothing.
+    Relu,
     BatchNorm(<BatchNorm<F> as Normalizer<F>>::Cache),
     LayerNorm(<LayerNorm<F> as Normalizer<F>>::Cache),
     Activation(ActivationCache<F>),

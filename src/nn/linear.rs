@@ -8,11 +8,12 @@
 //! The weight is `[out, in]`, row-major: a row is one output's contiguous dot product. A mask, once set, is part
 //! of the layer: what it does not keep is exactly 0.0 until another mask is set, whatever writes the weight.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Ix2};
 
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
-use crate::float::{Float, check_finite, check_shape};
+use crate::float::{Float, check_finite, check_shape, elements, elements_mut};
+use crate::kernel::{Fused, Work, with};
 use crate::tensor::Mask;
 
 /// Up to this many rows, dot products row by row beat the blocked matrix product, which packs the weight first.
@@ -155,21 +156,26 @@ impl<F: Float> Linear<F> {
     /// # Errors
     /// [`Error::Shape`] for another number of inputs.
     pub fn apply(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        self.apply_with(x, Fused::Identity, &mut Workspace::new())
+    }
+
+    /// As [`apply`](Self::apply), with an activation on the way.
+    pub(super) fn apply_with(
+        &self,
+        x: ArrayView2<'_, F>,
+        activation: Fused,
+        workspace: &mut Workspace<F>,
+    ) -> Result<Array2<F>> {
         check_shape("input", x.shape(), &[x.nrows(), self.inputs()])?;
-        let mut y = Array2::zeros((x.nrows(), self.outputs())); // [n, out]
-        if x.nrows() <= FEW_ROWS {
-            let x = x.as_standard_layout();
-            for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
-                let x = x.to_slice().unwrap_or_default();
-                for (y, w) in y.iter_mut().zip(self.weight.rows()) {
-                    *y = dot(x, w.to_slice().unwrap_or_default());
-                }
-            }
-        } else {
-            general_mat_mul(F::one(), &x, &self.weight.t(), F::zero(), &mut y);
+        let bias = self.bias.as_ref().map(|bias| bias.as_slice().unwrap_or_default());
+        if x.nrows() > FEW_ROWS {
+            return Ok(workspace.affine(x, &self.weight, bias, activation));
         }
-        if let Some(bias) = &self.bias {
-            y += bias;
+        let mut y = workspace.array(x.nrows(), self.outputs()); // [n, out]
+        let (x, inputs, outputs) = (x.as_standard_layout(), self.inputs(), self.outputs());
+        let rows = elements(&x).chunks_exact(inputs).zip(elements_mut(&mut y).chunks_exact_mut(outputs));
+        for (x, y) in rows {
+            with(workspace.isa(), Dots { x, w: elements(&self.weight), bias, activation, y });
         }
         Ok(y)
     }
@@ -182,11 +188,27 @@ impl<F: Float> Linear<F> {
     /// # Errors
     /// [`Error::Shape`] if `x` or `dy` does not fit this layer or the other.
     pub fn gradients(&self, x: ArrayView2<'_, F>, dy: ArrayView2<'_, F>) -> Result<LinearGrads<F>> {
+        self.gradients_with(x, dy, &mut Workspace::new())
+    }
+
+    pub(super) fn gradients_with(
+        &self,
+        x: ArrayView2<'_, F>,
+        dy: ArrayView2<'_, F>,
+        workspace: &mut Workspace<F>,
+    ) -> Result<LinearGrads<F>> {
         check_shape("input", x.shape(), &[dy.nrows(), self.inputs()])?;
         check_shape("dy", dy.shape(), &[x.nrows(), self.outputs()])?;
-        let mut dweight = Array2::zeros(self.weight.raw_dim()); // [out, in]
-        general_mat_mul(F::one(), &dy.t(), &x, F::zero(), &mut dweight);
-        let dbias = self.bias.as_ref().map(|_| dy.sum_axis(Axis(0))); // [out]
+        let dweight = workspace.product(dy.t(), x); // [out, in]
+        let dbias = self.bias.as_ref().map(|_| {
+            let mut dbias = workspace.take(self.outputs());
+            dbias.fill(F::zero());
+            match dy.to_slice() {
+                Some(dy) => with(workspace.isa(), AddRows(dy, &mut dbias)),
+                None => dbias.iter_mut().zip(&dy.sum_axis(Axis(0))).for_each(|(sum, &d)| *sum = d),
+            }
+            Array1::from_vec(dbias)
+        });
         Ok(LinearGrads { dweight, dbias })
     }
 
@@ -195,10 +217,16 @@ impl<F: Float> Linear<F> {
     /// # Errors
     /// [`Error::Shape`] if `dy` has another number of columns than the layer has outputs.
     pub fn backward(&self, dy: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        self.backward_with(dy, &mut Workspace::new())
+    }
+
+    pub(super) fn backward_with(
+        &self,
+        dy: ArrayView2<'_, F>,
+        workspace: &mut Workspace<F>,
+    ) -> Result<Array2<F>> {
         check_shape("dy", dy.shape(), &[dy.nrows(), self.outputs()])?;
-        let mut dx = Array2::zeros((dy.nrows(), self.inputs())); // [n, in]
-        general_mat_mul(F::one(), &dy, &self.weight, F::zero(), &mut dx);
-        Ok(dx)
+        Ok(workspace.product(dy, self.weight.view())) // [n, in]
     }
 
     /// The weight, the mask and the bias for an update in place; [`zero_masked`](Self::zero_masked) comes after.
@@ -247,24 +275,71 @@ fn standard<T: Clone>(x: Array2<T>) -> Array2<T> {
 }
 
 /// Writes 0.0 where `keep` is false. A selection for every number: a branch would be guessed wrong half of the time.
-pub(super) fn zero_where_not<F: Float>(keep: &[bool], numbers: &mut [F]) {
+fn zero_where_not<F: Float>(keep: &[bool], numbers: &mut [F]) {
     for (number, &keep) in numbers.iter_mut().zip(keep) {
         *number = if keep { *number } else { F::zero() };
     }
 }
 
-/// Sixteen running sums, so that neither the latency of an addition nor the order of one sum holds the loop back.
+/// `y[o] = activation(sum_i x[i] * w[o, i] + b[o])` for one row: each weight is read once.
+struct Dots<'a, F> {
+    x: &'a [F],
+    w: &'a [F],
+    bias: Option<&'a [F]>,
+    activation: Fused,
+    y: &'a mut [F],
+}
+
+impl<F: Float> Work for Dots<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, w, bias, activation, y } = self;
+        for (o, (y, w)) in y.iter_mut().zip(w.chunks_exact(x.len())).enumerate() {
+            let sum = dot(x, w) + bias.map_or(F::zero(), |bias| bias[o]);
+            *y = if activation == Fused::Relu && sum <= F::zero() { F::zero() } else { sum };
+        }
+    }
+}
+
+/// Running sums enough that neither the latency of an addition nor the order of one sum holds the loop back.
+#[inline(always)]
 fn dot<F: Float>(a: &[F], b: &[F]) -> F {
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    let mut sums = [F::zero(); 16];
+    const LANES: usize = 64;
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [F::zero(); LANES];
     for (a, b) in a.iter().zip(b) {
         for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;
         }
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| a * b).sum::<F>();
-    sums.into_iter().sum::<F>() + rest
+    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum += a * b;
+    }
+    let mut length = LANES;
+    while length > 1 {
+        length /= 2;
+        let (low, high) = sums.split_at_mut(length);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+    }
+    sums[0]
+}
+
+/// Adds all rows to the sums of the columns.
+struct AddRows<'a, F>(&'a [F], &'a mut [F]);
+
+impl<F: Float> Work for AddRows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(rows, sums) = self;
+        for row in rows.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+        }
+    }
 }
 
 /// What a file holds, before it is checked.

@@ -3,11 +3,13 @@
 //! The receiver tells the mode: [`Mlp::predict`] (`&self`) infers, [`Mlp::forward`] (`&mut self`) trains, with
 //! chance for dropout from a passed `rng` and the running statistics of batch norms moving.
 
-use ndarray::{Array2, ArrayView2, CowArray, Ix2};
+use ndarray::{Array2, ArrayView2, Ix2};
 
+use super::activation::Activation;
 use super::builder::MlpBuilder;
-use super::layer::Layer;
+use super::layer::{Flow, Layer};
 use super::linear::Linear;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
 use crate::tensor::Mask;
@@ -133,7 +135,15 @@ impl<F: Float> Mlp<F> {
     /// # Errors
     /// [`Error::Shape`] for another number of inputs, [`Error::NotFinite`] for NaN or infinity.
     pub fn predict(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
-        self.infer(x, &self.layers)
+        self.predict_with(x, &mut Workspace::new())
+    }
+
+    /// As [`predict`](Self::predict), with threads and memory that are kept from call to call.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn predict_with(&self, x: ArrayView2<'_, F>, workspace: &mut Workspace<F>) -> Result<Array2<F>> {
+        self.infer(x, &self.layers, workspace)
     }
 
     /// Inference up to and including the layer at `layer`: its output, `[n, width]`.
@@ -142,13 +152,24 @@ impl<F: Float> Mlp<F> {
     /// [`Error::OutOfRange`] if there is no such layer, else as [`predict`](Self::predict).
     pub fn hidden(&self, x: ArrayView2<'_, F>, layer: usize) -> Result<Array2<F>> {
         self.check_layer(layer)?;
-        self.infer(x, &self.layers[..=layer])
+        self.infer(x, &self.layers[..=layer], &mut Workspace::new())
     }
 
-    fn infer(&self, x: ArrayView2<'_, F>, layers: &[Layer<F>]) -> Result<Array2<F>> {
+    fn infer(
+        &self,
+        x: ArrayView2<'_, F>,
+        mut layers: &[Layer<F>],
+        workspace: &mut Workspace<F>,
+    ) -> Result<Array2<F>> {
         self.check_input(x)?;
-        let x = layers.iter().try_fold(CowArray::<F, Ix2>::from(x), |x, layer| layer.infer(x))?;
-        Ok(x.into_owned())
+        let mut flow = Flow::Input(x);
+        while let [layer, rest @ ..] = layers {
+            let relu = matches!(rest, [Layer::Activation(Activation::Relu), ..]);
+            let rides = relu && matches!(layer, Layer::Linear(_));
+            flow = layer.infer(flow, rides, workspace)?;
+            layers = if rides { rest.get(1..).unwrap_or_default() } else { rest };
+        }
+        Ok(flow.into_owned(workspace))
     }
 
     pub(super) fn check_input(&self, x: ArrayView2<'_, F>) -> Result<()> {

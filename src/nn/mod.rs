@@ -24,6 +24,7 @@ pub mod schedule;
 pub mod sgd;
 pub mod shrink;
 pub mod trainer;
+pub mod workspace;
 
 pub use activation::{Activation, ActivationCache};
 pub use adam::{Adam, AdamW};
@@ -39,10 +40,13 @@ pub use layer::Layer;
 pub use linear::{Linear, LinearGrads};
 pub use metrics::ConfusionMatrix;
 pub use mlp::Mlp;
-pub use objective::{CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate};
+pub use objective::{
+    CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate, evaluate_with,
+};
 pub use optimizer::{Decay, Optimizer};
 pub use parameter::{Parameter, ParameterKind};
 pub use schedule::LearningRate;
 pub use sgd::{Momentum, Sgd};
 pub use shrink::{ShrinkReport, ShrunkLayer};
 pub use trainer::{EarlyStopping, Trainer, Watch};
+pub use workspace::Workspace;

@@ -3,9 +3,10 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::data::{Batch, Dataset, TargetsView};
-use super::loss::{check_labels, cross_entropy, mse};
+use super::loss::{check_labels, cross_entropy, cross_entropy_into, mse};
 use super::metrics::predictions;
 use super::mlp::Mlp;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 
@@ -33,6 +34,23 @@ pub trait Objective<F: Float> {
         hidden: &[ArrayView2<'_, F>],
         batch: &Batch<'_, F>,
     ) -> Result<Evaluated<F>>;
+
+    /// As [`evaluate`](Self::evaluate), with the gradient by the outputs written to `doutputs` `[batch, outputs]`: what
+    /// training calls. Returns the loss and the gradients by the hidden layers.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    fn evaluate_into(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        hidden: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+        doutputs: &mut Array2<F>,
+    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+        let evaluated = self.evaluate(outputs, hidden, batch)?;
+        *doutputs = evaluated.doutputs;
+        Ok((evaluated.loss, evaluated.dhidden))
+    }
 
     /// Moves what the objective itself learns, after the network's own step; nothing by default.
     ///
@@ -82,6 +100,17 @@ impl<F: Float> Objective<F> for CrossEntropy {
     ) -> Result<Evaluated<F>> {
         let (loss, doutputs) = cross_entropy(outputs, labels(batch.targets)?)?;
         Ok(Evaluated { loss, doutputs, dhidden: Vec::new() })
+    }
+
+    fn evaluate_into(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        _: &[ArrayView2<'_, F>],
+        batch: &Batch<'_, F>,
+        doutputs: &mut Array2<F>,
+    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+        let loss = cross_entropy_into(outputs, labels(batch.targets)?, doutputs.view_mut())?;
+        Ok((loss, Vec::new()))
     }
 }
 
@@ -153,10 +182,22 @@ const CHUNK: usize = 1024;
 /// # Errors
 /// [`Error::Shape`] if inputs or outputs do not fit, [`Error::Label`] for a label without an output.
 pub fn evaluate<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result<Evaluation> {
+    evaluate_with(mlp, data, &mut Workspace::new())
+}
+
+/// As [`evaluate`], with threads and memory that are kept from call to call.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with<F: Float>(
+    mlp: &Mlp<F>,
+    data: &Dataset<F>,
+    workspace: &mut Workspace<F>,
+) -> Result<Evaluation> {
     let mut batches = data.batches(CHUNK)?;
     let (mut loss, mut right) = (0.0, None);
     while let Some(batch) = batches.next_batch() {
-        let outputs = mlp.predict(batch.inputs)?;
+        let outputs = mlp.predict_with(batch.inputs, workspace)?;
         let mean = match batch.targets {
             TargetsView::Labels(labels) => {
                 check_labels(outputs.view(), labels)?;
@@ -167,6 +208,7 @@ pub fn evaluate<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result<Evaluation>
             TargetsView::Values(values) => mse(outputs.view(), values)?.0,
         };
         loss += mean.as_f64() * batch.rows.len() as f64;
+        workspace.recycle(outputs);
     }
     let rows = data.rows() as f64;
     Ok(Evaluation { loss: loss / rows, accuracy: right.map(|right| right as f64 / rows) })

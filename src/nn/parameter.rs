@@ -42,19 +42,23 @@ pub enum ParameterKind {
 impl<F: Float> Mlp<F> {
     /// The shape of every parameter tensor, in the order of [`update_parameters`](Self::update_parameters).
     pub fn parameter_shapes(&self) -> Vec<Vec<usize>> {
-        let mut shapes = Vec::new();
-        for layer in self.layers() {
-            match layer {
-                Layer::Linear(linear) => {
-                    shapes.push(linear.weight().shape().to_vec());
-                    shapes.extend(linear.bias().map(|bias| bias.shape().to_vec()));
-                }
-                Layer::BatchNorm(norm) => shapes.extend([vec![norm.features()], vec![norm.features()]]),
-                Layer::LayerNorm(norm) => shapes.extend([vec![norm.features()], vec![norm.features()]]),
-                Layer::Activation(_) | Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
-            }
-        }
-        shapes
+        self.parameter_dims().map(|dims| dims.as_slice().to_vec()).collect()
+    }
+
+    /// The same without allocating.
+    pub(super) fn parameter_dims(&self) -> impl Iterator<Item = Dims> + Clone {
+        self.layers().iter().flat_map(|layer| {
+            let both = match layer {
+                Layer::Linear(linear) => [
+                    Some(Dims::Matrix([linear.outputs(), linear.inputs()])),
+                    linear.bias().map(|bias| Dims::Vector([bias.len()])),
+                ],
+                Layer::BatchNorm(norm) => [Some(Dims::Vector([norm.features()])); 2],
+                Layer::LayerNorm(norm) => [Some(Dims::Vector([norm.features()])); 2],
+                Layer::Activation(_) | Layer::Dropout(_) | Layer::GaussianNoise(_) => [None; 2],
+            };
+            both.into_iter().flatten()
+        })
     }
 
     /// Lets `update` move every parameter by its gradients; afterwards masked weights are 0.0 again, whatever it
@@ -104,6 +108,27 @@ impl<F: Float> Mlp<F> {
             }
         }
         Ok(())
+    }
+}
+
+/// The shape of a parameter tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dims {
+    Vector([usize; 1]),
+    Matrix([usize; 2]),
+}
+
+impl Dims {
+    pub(super) fn as_slice(&self) -> &[usize] {
+        match self {
+            Self::Vector(dims) => dims,
+            Self::Matrix(dims) => dims,
+        }
+    }
+
+    /// Number of elements.
+    pub(super) fn elements(&self) -> usize {
+        self.as_slice().iter().product()
     }
 }
 

@@ -9,9 +9,10 @@
 
 use super::grads::Grads;
 use super::mlp::Mlp;
-use super::optimizer::{Decay, Memory, Optimizer, check_fraction, check_not_negative, narrow};
+use super::optimizer::{Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk};
 use crate::error::Result;
 use crate::float::Float;
+use crate::kernel::Pool;
 
 /// What remains of earlier gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,43 +87,87 @@ impl<F: Float> Sgd<F> {
 
 impl<F: Float> Optimizer<F> for Sgd<F> {
     fn step(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64) -> Result<()> {
+        self.step_on(mlp, grads, learning_rate, &Pool::single())
+    }
+
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
         check_not_negative("learning rate", learning_rate)?;
-        let lr = narrow::<F>("learning rate", learning_rate)?;
-        let lambda = narrow::<F>("weight decay", self.decay.coupled())?;
-        let shrink = narrow::<F>("weight decay", self.decay.shrinkage(learning_rate))?;
         let (vectors, mu) = match self.momentum {
             Momentum::None => (0, 0.0),
             Momentum::Heavy(mu) | Momentum::Nesterov(mu) => (1, mu),
         };
+        let plain = Plain {
+            lr: narrow("learning rate", learning_rate)?,
+            lambda: narrow("weight decay", self.decay.coupled())?,
+            shrink: narrow("weight decay", self.decay.shrinkage(learning_rate))?,
+        };
         let (momentum, mu) = (self.momentum, F::of(mu));
-        self.memory.fit(vectors, &mlp.parameter_shapes())?;
+        self.memory.fit(vectors, mlp.parameter_dims())?;
         let mut slots = self.memory.slots();
         mlp.update_parameters(grads, |p| {
             let Some(slot) = slots.next() else { return };
-            let [v] = slot.vectors();
-            let wg = p.values.iter_mut().zip(p.grads);
             match momentum {
-                Momentum::None => wg.for_each(|(w, &g)| {
-                    let g = g + lambda * *w;
-                    *w = *w * shrink - lr * g;
-                }),
-                Momentum::Heavy(_) => wg.zip(v).for_each(|((w, &g), v)| {
-                    let g = g + lambda * *w;
-                    *v = mu * *v + g;
-                    *w = *w * shrink - lr * *v;
-                }),
-                Momentum::Nesterov(_) => wg.zip(v).for_each(|((w, &g), v)| {
-                    let g = g + lambda * *w;
-                    *v = mu * *v + g;
-                    *w = *w * shrink - lr * (g + mu * *v);
-                }),
+                Momentum::None => walk(pool, plain, p.values, p.grads, [], p.keep),
+                Momentum::Heavy(_) => {
+                    walk(pool, Heavy { plain, mu }, p.values, p.grads, slot.vectors(), p.keep);
+                }
+                Momentum::Nesterov(_) => {
+                    walk(pool, Nesterov { plain, mu }, p.values, p.grads, slot.vectors(), p.keep);
+                }
             }
-            slot.zero_masked(p.keep);
         })
     }
 
     fn reset(&mut self) {
         self.memory = Memory::default();
+    }
+}
+
+/// A step without momentum.
+#[derive(Clone, Copy)]
+struct Plain<F> {
+    lr: F,
+    lambda: F,
+    shrink: F,
+}
+
+#[derive(Clone, Copy)]
+struct Heavy<F> {
+    plain: Plain<F>,
+    mu: F,
+}
+
+#[derive(Clone, Copy)]
+struct Nesterov<F> {
+    plain: Plain<F>,
+    mu: F,
+}
+
+impl<F: Float> Rule<F, 0> for Plain<F> {
+    #[inline(always)]
+    fn step(self, w: F, gradient: F, _: &mut [F; 0]) -> F {
+        let g = gradient + self.lambda * w;
+        w * self.shrink - self.lr * g
+    }
+}
+
+impl<F: Float> Rule<F, 1> for Heavy<F> {
+    #[inline(always)]
+    fn step(self, w: F, gradient: F, [v]: &mut [F; 1]) -> F {
+        let Self { plain, mu } = self;
+        let g = gradient + plain.lambda * w;
+        *v = mu * *v + g;
+        w * plain.shrink - plain.lr * *v
+    }
+}
+
+impl<F: Float> Rule<F, 1> for Nesterov<F> {
+    #[inline(always)]
+    fn step(self, w: F, gradient: F, [v]: &mut [F; 1]) -> F {
+        let Self { plain, mu } = self;
+        let g = gradient + plain.lambda * w;
+        *v = mu * *v + g;
+        w * plain.shrink - plain.lr * (g + mu * *v)
     }
 }
 

@@ -14,11 +14,12 @@
 //! Inputs and outputs of the network stay as they are. So do all neurons of a layer that a layer norm sees: it
 //! divides by the deviation over all of them, so that even a constant one moves the others.
 
-use ndarray::{Array1, Array2, ArrayView1, CowArray, Ix2};
+use ndarray::{Array1, Array2, ArrayView1};
 
-use super::layer::Layer;
+use super::layer::{Flow, Layer};
 use super::linear::Linear;
 use super::mlp::Mlp;
+use super::workspace::Workspace;
 use crate::error::Result;
 use crate::float::Float;
 
@@ -139,8 +140,9 @@ fn cut<F: Float>(layers: &mut [Layer<F>], a: usize, b: usize) -> Result<bool> {
 
     // What a neuron without inputs says: its bias, sent through the layers between as inference does.
     let bias = first.bias().map_or_else(|| Array1::zeros(width), |bias| bias.to_owned());
-    let row = CowArray::<F, Ix2>::from(bias.insert_axis(ndarray::Axis(0))); // [1, width]
-    let constants: Array2<F> = between.iter().try_fold(row, |x, layer| layer.infer(x))?.into_owned();
+    let (row, workspace) = (Flow::Owned(bias.insert_axis(ndarray::Axis(0))), &mut Workspace::new()); // [1, width]
+    let row = between.iter().try_fold(row, |x, layer| layer.infer(x, false, workspace))?;
+    let constants: Array2<F> = row.into_owned(workspace);
 
     let mut folded: Vec<f64> = match second.bias() {
         Some(bias) => bias.iter().map(|b| b.as_f64()).collect(),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The order of the rows and the draws of dropout come from one generator with the trainer's seed: the same seed, data,
-//! settings and machine give the same bits. Batches are equal within one row, without a small rest at the end (see
+//! settings and machine give the same bits, on any number of threads. A step works in the memory of the step before. Batches are equal within one row, without a small rest at the end (see
 //! [`Batches`](super::Batches)): batch norm works for every number of rows above one.
 
 use std::ops::ControlFlow;
@@ -21,9 +21,10 @@ use super::data::{Dataset, count};
 use super::grads::Grads;
 use super::history::{Epoch, History, Stop};
 use super::mlp::Mlp;
-use super::objective::{Evaluation, Objective, evaluate};
+use super::objective::{Evaluation, Objective, evaluate_with};
 use super::optimizer::Optimizer;
 use super::schedule::LearningRate;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 use crate::regularize::Penalty;
@@ -87,6 +88,7 @@ pub struct Trainer {
     penalties: Vec<Penalty>,
     clip_norm: Option<f64>,
     early_stopping: Option<EarlyStopping>,
+    threads: Option<usize>,
 }
 
 impl Trainer {
@@ -103,6 +105,7 @@ impl Trainer {
             penalties: Vec::new(),
             clip_norm: None,
             early_stopping: None,
+            threads: None,
         }
         .checked()
     }
@@ -134,6 +137,14 @@ impl Trainer {
     /// Stops early, and restores the best weights.
     pub fn with_early_stopping(self, early_stopping: EarlyStopping) -> Self {
         Self { early_stopping: Some(early_stopping), ..self }
+    }
+
+    /// So many threads for the steps, the caller's included; all cores unless said. The numbers are the same for any
+    /// number of threads, and small networks use one.
+    ///
+    /// An objective that runs a network of its own has its own setting.
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads: Some(threads), ..self }
     }
 
     /// Steps of one epoch over this data, for schedules that count steps.
@@ -176,6 +187,7 @@ impl Trainer {
             warnings: objective.warning(mlp.outputs()).into_iter().collect(),
         };
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        let mut workspace = self.threads.map_or_else(Workspace::new, Workspace::with_threads);
         let mut batches = data.batches(self.batch)?;
         let steps_per_epoch = self.steps_per_epoch(data);
         let mut step = 0;
@@ -186,18 +198,22 @@ impl Trainer {
             while let Some(batch) = batches.next_batch() {
                 learning_rate = self.learning_rate.at(step as f64 / steps_per_epoch as f64);
                 let (outputs, cache) =
-                    mlp.forward_with_hidden(batch.inputs, objective.hidden_layers(), &mut rng)?;
+                    mlp.pass(batch.inputs, objective.hidden_layers(), &mut rng, &mut workspace)?;
                 let hidden: Vec<_> =
                     objective.hidden_layers().iter().filter_map(|&layer| cache.hidden(layer)).collect();
-                let evaluated = objective.evaluate(outputs.view(), &hidden, &batch)?;
-                let loss = evaluated.loss.as_f64();
+                let mut doutputs = workspace.array(outputs.nrows(), outputs.ncols());
+                let (loss, dhidden) =
+                    objective.evaluate_into(outputs.view(), &hidden, &batch, &mut doutputs)?;
+                workspace.recycle(outputs);
+                let loss = loss.as_f64();
                 if !loss.is_finite() {
                     return Err(Error::Diverged { epoch, step, loss });
                 }
-                let mut grads = mlp.gradients_with_hints(cache, evaluated.doutputs, &evaluated.dhidden)?;
+                let mut grads = mlp.pass_back(cache, batch.inputs, doutputs, &dhidden, &mut workspace)?;
                 self.add_penalties(mlp, &mut grads)?;
                 self.clip(&mut grads);
-                optimizer.step(mlp, &grads, learning_rate)?;
+                optimizer.step_on(mlp, &grads, learning_rate, &workspace.pool(usize::MAX))?;
+                workspace.recycle_grads(grads);
                 objective.step(learning_rate)?;
                 loss_sum += loss * batch.rows.len() as f64;
                 rows += batch.rows.len();
@@ -217,7 +233,7 @@ impl Trainer {
                 loss: loss_sum / rows as f64,
                 penalty: self.penalty(mlp),
                 learning_rate,
-                validation: validation.map(|data| evaluate(mlp, data)).transpose()?,
+                validation: validation.map(|data| evaluate_with(mlp, data, &mut workspace)).transpose()?,
             };
             for callback in callbacks.iter_mut() {
                 if callback.on_epoch(mlp, &record)?.is_break() {
@@ -332,6 +348,8 @@ struct Raw {
     penalties: Vec<Penalty>,
     clip_norm: Option<f64>,
     early_stopping: Option<EarlyStopping>,
+    #[serde(default)]
+    threads: Option<usize>,
 }
 
 #[cfg(feature = "serde")]
@@ -339,7 +357,7 @@ impl TryFrom<Raw> for Trainer {
     type Error = Error;
 
     fn try_from(raw: Raw) -> Result<Self> {
-        let Raw { epochs, batch, seed, learning_rate, penalties, clip_norm, early_stopping } = raw;
-        Self { epochs, batch, seed, learning_rate, penalties, clip_norm, early_stopping }.checked()
+        let Raw { epochs, batch, seed, learning_rate, penalties, clip_norm, early_stopping, threads } = raw;
+        Self { epochs, batch, seed, learning_rate, penalties, clip_norm, early_stopping, threads }.checked()
     }
 }

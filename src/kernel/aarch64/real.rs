@@ -23,23 +23,49 @@ macro_rules! products {
 products!(Neon);
 products!(DotProd);
 
-fn tile<F: Real>(rows: usize, columns: usize, a: &[F], steps: &[Step<F>], sums: &mut Sums<F>) {
+fn tile<F: Real>(
+    rows: usize,
+    columns: usize,
+    a: &[F],
+    steps: &[Step<F>],
+    live: Option<&[u32]>,
+    sums: &mut Sums<F>,
+) {
     for first in (0..columns).step_by(PASS) {
         match rows {
-            1 => dot::<F, 1>(a, steps, first, sums),
-            2 => dot::<F, 2>(a, steps, first, sums),
-            3 => dot::<F, 3>(a, steps, first, sums),
-            4 => dot::<F, 4>(a, steps, first, sums),
+            1 => dot::<F, 1>(a, steps, live, first, sums),
+            2 => dot::<F, 2>(a, steps, live, first, sums),
+            3 => dot::<F, 3>(a, steps, live, first, sums),
+            4 => dot::<F, 4>(a, steps, live, first, sums),
             _ => unreachable!("a tile of {rows} rows"),
         }
     }
 }
 
 /// `R` rows by `PASS` columns, from column `first` on.
-fn dot<F: Real, const R: usize>(a: &[F], steps: &[Step<F>], first: usize, sums: &mut Sums<F>) {
+fn dot<F: Real, const R: usize>(
+    a: &[F],
+    steps: &[Step<F>],
+    live: Option<&[u32]>,
+    first: usize,
+    sums: &mut Sums<F>,
+) {
+    let a = a.as_chunks::<R>().0;
+    match live {
+        None => chain(a.iter().zip(steps), first, sums),
+        Some(live) => chain(live.iter().map(|&k| (&a[k as usize], &steps[k as usize])), first, sums),
+    }
+}
+
+/// The sums of these terms, in this order.
+fn chain<'a, F: Real, const R: usize>(
+    terms: impl Iterator<Item = (&'a [F; R], &'a Step<F>)>,
+    first: usize,
+    sums: &mut Sums<F>,
+) {
     assert!(first + PASS <= PANEL);
     let mut all = [[F::default(); PASS]; R];
-    for (a, step) in a.as_chunks::<R>().0.iter().zip(steps) {
+    for (a, step) in terms {
         let w: &[F; PASS] = &step.0.as_chunks().0[first / PASS];
         for (sums, &a) in all.iter_mut().zip(a) {
             for (sum, &w) in sums.iter_mut().zip(w) {

@@ -10,14 +10,19 @@ pub(in crate::kernel) fn tile<F: Real>(
     _columns: usize,
     a: &[F],
     steps: &[Step<F>],
+    live: Option<&[u32]>,
     sums: &mut Sums<F>,
 ) {
     for (i, sums) in sums[..rows].iter_mut().enumerate() {
         *sums = [F::default(); PANEL];
-        for (&a, step) in a[i.min(a.len())..].iter().step_by(rows).zip(steps) {
+        let mut add = |a: F, step: &Step<F>| {
             for (sum, &w) in sums.iter_mut().zip(&step.0) {
                 *sum = *sum + a * w;
             }
+        };
+        match live {
+            None => a[i.min(a.len())..].iter().step_by(rows).zip(steps).for_each(|(&a, step)| add(a, step)),
+            Some(live) => live.iter().for_each(|&k| add(a[k as usize * rows + i], &steps[k as usize])),
         }
     }
 }

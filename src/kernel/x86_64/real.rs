@@ -18,17 +18,24 @@ macro_rules! product {
             pub(in crate::kernel) fn $run(self, job: Job<'_, '_, $t>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, $t>) {
-                    job.run(|rows, columns, a, steps, sums| tile(rows, columns, a, steps, sums));
+                    job.run(|rows, columns, a, steps, live, sums| tile(rows, columns, a, steps, live, sums));
                 }
 
                 /// One tile of the product; few `columns` spare the rest of the panel.
                 #[target_feature(enable = $features)]
-                fn tile(rows: usize, columns: usize, a: &[$t], steps: &[Step<$t>], sums: &mut Sums<$t>) {
+                fn tile(
+                    rows: usize,
+                    columns: usize,
+                    a: &[$t],
+                    steps: &[Step<$t>],
+                    live: Option<&[u32]>,
+                    sums: &mut Sums<$t>,
+                ) {
                     let vectors = columns.div_ceil($lanes);
                     match rows {
                         $($rows => {
                             for first in (0..vectors).step_by($vectors) {
-                                product!(@last $rows, $vectors, vectors - first, (a, steps, first, sums), $last);
+                                product!(@last $rows, $vectors, vectors - first, (a, steps, live, first, sums), $last);
                             }
                         })*
                         _ => unreachable!("a tile of {rows} rows"),
@@ -40,13 +47,32 @@ macro_rules! product {
                 fn dot<const R: usize, const V: usize>(
                     a: &[$t],
                     steps: &[Step<$t>],
+                    live: Option<&[u32]>,
+                    first: usize,
+                    sums: &mut Sums<$t>,
+                ) {
+                    let a = a.as_chunks::<R>().0;
+                    match live {
+                        None => chain::<R, V>(a.iter().zip(steps), first, sums),
+                        Some(live) => {
+                            let terms = live.iter().map(|&k| (&a[k as usize], &steps[k as usize]));
+                            chain::<R, V>(terms, first, sums);
+                        }
+                    }
+                }
+
+                /// The sums of these terms, in this order.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn chain<'a, const R: usize, const V: usize>(
+                    terms: impl Iterator<Item = (&'a [$t; R], &'a Step<$t>)>,
                     first: usize,
                     sums: &mut Sums<$t>,
                 ) {
                     const { assert!(R <= MAX_ROWS) }
                     assert!(first + V <= PANEL / $lanes);
                     let mut all = [[$zero(); V]; R];
-                    for (a, step) in a.as_chunks::<R>().0.iter().zip(steps) {
+                    for (a, step) in terms {
                         let mut w = [$zero(); V];
                         for (v, w) in w.iter_mut().enumerate() {
                             *w = load(&step.0, first + v);

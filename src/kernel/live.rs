@@ -1,0 +1,142 @@
+//! Which terms of a product matter: the `k` at which not all numbers of a tile or panel are zero.
+
+use super::Isa;
+use super::elementwise::{Work, with};
+use super::panels::Step;
+use super::real::Real;
+
+/// Where zeros are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skip {
+    /// Nowhere.
+    Nothing,
+    /// In the tiles of packed rows.
+    Rows,
+    /// In the panels, as they are packed.
+    Panels,
+}
+
+/// So many `k` without a zero among them, and the rest is not looked at.
+const TRIAL: usize = 128;
+
+/// Lists of `k`, one after the other; memory is kept from use to use.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Live {
+    positions: Vec<u32>,
+    /// The range of each list in `positions`; `None` where all matter.
+    lists: Vec<Option<(usize, usize)>>,
+}
+
+impl Live {
+    pub(super) fn clear(&mut self) {
+        self.positions.clear();
+        self.lists.clear();
+    }
+
+    /// The list number `index`, or `None` if all `k` matter.
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> Option<&[u32]> {
+        self.lists[index].map(|(first, end)| &self.positions[first..end])
+    }
+
+    /// Adds the list of a tile, `[k][width]`.
+    pub(super) fn add<F: Real>(&mut self, isa: Isa, tile: &[F], width: usize) {
+        struct Find<'a, F>(&'a mut Live, &'a [F], usize);
+
+        impl<F: Real> Work for Find<'_, F> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run(self) {
+                let Self(live, tile, width) = self;
+                // The widths of whole tiles on each instruction set, and those of 32, 64, 128 and 256 rows.
+                match width {
+                    4 => live.find(tile.as_chunks::<4>().0.iter()),
+                    5 => live.find(tile.as_chunks::<5>().0.iter()),
+                    6 => live.find(tile.as_chunks::<6>().0.iter()),
+                    7 => live.find(tile.as_chunks::<7>().0.iter()),
+                    11 => live.find(tile.as_chunks::<11>().0.iter()),
+                    12 => live.find(tile.as_chunks::<12>().0.iter()),
+                    13 => live.find(tile.as_chunks::<13>().0.iter()),
+                    14 => live.find(tile.as_chunks::<14>().0.iter()),
+                    _ => live.lists.push(None),
+                }
+            }
+        }
+
+        with(isa, Find(self, tile, width));
+    }
+
+    /// Adds the list of a panel.
+    #[inline(always)]
+    pub(super) fn add_steps<F: Real>(&mut self, steps: &[Step<F>]) {
+        self.find(steps.iter().map(|step| &step.0));
+    }
+
+    #[inline(always)]
+    fn find<'a, F: Real, const N: usize>(&mut self, mut chunks: impl ExactSizeIterator<Item = &'a [F; N]>) {
+        let (first, length) = (self.positions.len(), chunks.len());
+        self.positions.resize(first + length, 0);
+        let (positions, mut found) = (&mut self.positions[first..], 0);
+        let mut look = |k: usize, chunk: &[F; N]| {
+            let any = chunk.iter().fold(false, |any, &x| any | (x != F::default()));
+            positions[found] = k as u32;
+            found += usize::from(any);
+            found
+        };
+        let trial = chunks.by_ref().take(TRIAL).enumerate().map(|(k, chunk)| look(k, chunk)).last();
+        if trial != Some(TRIAL) || length == TRIAL {
+            (TRIAL..).zip(chunks).for_each(|(k, chunk)| {
+                look(k, chunk);
+            });
+        } else {
+            found = length;
+        }
+        // A list costs a little; it has to leave out enough.
+        let worth = found <= length - length / 8 && found < length;
+        self.lists.push(worth.then_some((first, first + found)));
+        if !worth {
+            self.positions.truncate(first);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(width: usize, tile: &[f32]) -> Vec<Option<Vec<u32>>> {
+        let mut all: Vec<_> = Isa::available()
+            .into_iter()
+            .map(|isa| {
+                let mut live = Live::default();
+                live.add(isa, tile, width);
+                live.get(0).map(<[u32]>::to_vec)
+            })
+            .collect();
+        all.dedup();
+        all
+    }
+
+    #[test]
+    fn lists_what_is_not_zero_if_enough_is() {
+        let tile = |depth: usize, live: fn(usize) -> bool| -> Vec<f32> {
+            (0..depth * 4).map(|i| if live(i / 4) && i % 4 == 2 { -0.5 } else { 0.0 }).collect()
+        };
+        for depth in [8, 100, 128, 129, 500] {
+            let expected: Vec<u32> = (0..depth as u32).filter(|k| k % 3 == 0).collect();
+            assert_eq!(list(4, &tile(depth, |k| k % 3 == 0)), [Some(expected)], "{depth}");
+            assert_eq!(list(4, &tile(depth, |_| true)), [None], "{depth}");
+            assert_eq!(list(4, &tile(depth, |k| k != 5)), [(depth == 8).then(|| vec![0, 1, 2, 3, 4, 6, 7])]);
+            assert_eq!(list(4, &tile(depth, |_| false)), [Some(vec![])], "{depth}");
+        }
+        assert_eq!(list(4, &[]), [None]);
+        assert_eq!(list(1, &[0.0; 9]), [None], "no list for a width that no whole tile has");
+    }
+
+    #[test]
+    fn a_dense_beginning_ends_the_search() {
+        let dense_then_zero: Vec<f32> = (0..400 * 4).map(|i| if i < 130 * 4 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(list(4, &dense_then_zero), [None]);
+    }
+}
