@@ -6,10 +6,11 @@
 
 use std::path::Path;
 
-use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
+use super::container::{Kind, named, only, read_file, read_sections, write_sections};
 use super::encoding::{EncodeOptions, encode, take_tensor};
 use super::tensor::{Limits, TensorData};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
+use crate::io::atomic::write_atomic;
 use crate::error::Result;
 
 /// A whole file of named tensors.
