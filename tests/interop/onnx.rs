@@ -1,8 +1,9 @@
 //! The Rust half of `tests/interop`: writes networks with their inputs and outputs for the real programs to run, and
 //! runs networks that the real programs wrote.
 //!
-//! `onnx write DIR` and `onnx read DIR` (`DIR/*.onnx`, each with the inputs `*.x.f32` of the width in `*.width`).
-//! Numbers stand in files of little-endian `f32`, row after row.
+//! `write DIR` leaves models, inputs, outputs and their list, `cases.json`. `read DIR` takes such a list, runs each
+//! model on its inputs, writes it again as `NAME.back.onnx`, and leaves `results.json`. Numbers stand in files of
+//! little-endian `f32`, row after row.
 
 use std::error::Error;
 use std::fs;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use trimnet::engine::{
     Calibrator, CodeParams, IntegerBias, QuantizedLayer, QuantizedLinear, QuantizedMlp, Target,
 };
-use trimnet::io::onnx::{BatchNorms, ExternalData, OnnxExporter, OnnxModel, Tail, WeightCodes};
+use trimnet::io::onnx::{BatchNorms, ExternalData, OnnxExporter, OnnxImporter, OnnxModel, Tail, WeightCodes};
 use trimnet::ndarray::{Array1, Array2};
 use trimnet::nn::{Mlp, MlpBuilder};
 use trimnet::rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -23,6 +24,7 @@ fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["write", folder] => write(Path::new(folder)),
+        ["read", folder] => read(Path::new(folder)),
         _ => Err("onnx write DIR | onnx read DIR".into()),
     }
 }
@@ -205,4 +207,44 @@ fn weights(writer: &mut Writer<'_>) -> Done {
         writer.put("int4_weights", &model, &x, &y, json!({"block": block}))?;
     }
     Ok(())
+}
+
+fn read(folder: &Path) -> Done {
+    let cases: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("cases.json"))?)?;
+    let mut results = Vec::new();
+    for case in &cases {
+        let name = case["name"].as_str().unwrap_or_default();
+        let result = match run(folder, name, case) {
+            Ok(result) => result,
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        results.push(json!({"name": name, "result": result}));
+    }
+    fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
+    Ok(())
+}
+
+fn run(folder: &Path, name: &str, case: &Value) -> Result<Value, Box<dyn Error>> {
+    let mut importer = OnnxImporter::new();
+    if let Some(output) = case["output"].as_str() {
+        importer = importer.with_output(output);
+    }
+    let path = folder.join(format!("{name}.onnx"));
+    let numbers = fs::read(folder.join(format!("{name}.x.f32")))?;
+    let numbers: Vec<f32> = numbers.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect();
+    let of_width = |width: usize| Array2::from_shape_vec((numbers.len() / width, width), numbers.clone());
+    let exporter = OnnxExporter::new().with_opset(20)?.with_batch_norms(BatchNorms::Keep);
+    let (y, back, tail) = if case["integers"].as_bool() == Some(true) {
+        let imported = importer.read_quantized(&path)?;
+        let y = imported.network.predict(of_width(imported.network.inputs())?.view())?;
+        let exporter = exporter.with_tail(imported.tail);
+        (y, exporter.quantized(&imported.network, Target::OnnxRuntime)?, imported.tail)
+    } else {
+        let imported = importer.read::<f32>(&path)?;
+        let y = imported.network.predict(of_width(imported.network.inputs())?.view())?;
+        (y, exporter.with_tail(imported.tail).float(&imported.network)?, imported.tail)
+    };
+    back.save(folder.join(format!("{name}.back.onnx")))?;
+    fs::write(folder.join(format!("{name}.y.f32")), bytes(&y))?;
+    Ok(json!({"outputs": y.ncols(), "tail": format!("{tail:?}")}))
 }

@@ -5,20 +5,38 @@
 //! and refuses everything else by the name of the node. No protobuf compiler is needed: `proto` holds the messages.
 //!
 //! Bottom to top: `proto` (messages), `build` (a graph in the making), `export` and `quantized` (layers as nodes),
-//! `model` (the file); `scan` (what would a file cost?), `tensor` (numbers of a file), `constant` (nodes that can be
-//! computed before any input is known), `flow` (what the nodes do to the input), `gate` (formulas spread over many
-//! nodes), `import` and `integers` (the network).
+//! `model` (the file); `scan` (what would a file cost?), `tensor` (numbers of a file), `node`, `constant` (nodes that
+//! can be computed before any input is known), `graph` (what needs what), `flow` (what has become of the input),
+//! `gate` (a formula spread over many nodes), `operators`, `import` and `integers` (the network).
 
 mod proto;
 mod build;
 mod export;
 mod model;
 mod quantized;
+mod scan;
+mod tensor;
+mod node;
+mod constant;
+mod graph;
+mod flow;
+mod gate;
+mod operators;
+mod import;
+mod integers;
 
+pub use import::{Imported, OnnxImporter};
 pub use model::{ExternalData, OnnxModel};
 pub use quantized::WeightCodes;
 
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
+
+/// The bytes are not what they claim to be; the path is added where it is known.
+fn malformed(reason: impl Into<String>) -> Error {
+    Error::Format { path: PathBuf::new(), reason: reason.into() }
+}
 
 /// What follows the last layer.
 #[non_exhaustive]
