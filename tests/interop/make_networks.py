@@ -69,7 +69,8 @@ def export(network, x, name, dynamo, **options):
     else:
         torch.onnx.export(network, (x,), path, dynamo=False, input_names=["x"], output_names=["y"],
                           dynamic_axes={"x": {0: "n"}, "y": {0: "n"}}, **options)
-    put(name, np.concatenate([x.numpy()] * 1), source="torch")
+    clips = any(isinstance(m, nn.Hardtanh) for m in network.modules())  # ReLU6 too: read as sums of two ReLUs
+    put(name, x.numpy(), source="torch", **({"close": 3e-6} if clips else {}))
 
 
 

@@ -14,7 +14,7 @@ use crate::engine::CodeParams;
 use crate::error::Result;
 use crate::float::Float;
 use crate::nn::{Layer, Linear};
-use crate::normalize::BatchNorm;
+use crate::normalize::{BatchNorm, LayerNorm};
 
 /// One step from the input towards the output.
 #[derive(Clone, Debug)]
@@ -262,6 +262,13 @@ impl<F: Float> Steps<F> {
             }
             linear.set_bias(Some(bias * scale + shift)).map_err(fail)?;
             return Ok(self.push(before, Kind::Linear { linear, weight: None, bias: None }, Some(width)));
+        }
+        if let (Kind::Layer(Layer::LayerNorm(norm)), Some(before)) =
+            (&self.get(flow.at).kind, self.get(flow.at).before)
+        {
+            let (gamma, beta) = (&norm.gamma() * &scale, &norm.beta() * &scale + &shift);
+            let norm = LayerNorm::from_parts(gamma, beta, norm.eps()).map_err(fail)?;
+            return Ok(self.push(before, Kind::Layer(Layer::LayerNorm(norm)), Some(width)));
         }
         // A batch norm that has seen mean 0 and variance 1; its eps vanishes beside them.
         let (mean, var) = (Array1::zeros(width), Array1::ones(width));

@@ -1,12 +1,13 @@
-//! Gelu as its formula, spread over five to nine nodes.
+//! Gelu and layer norm as their formulas, spread over five to nine nodes.
 //!
 //! ```text
-//! gelu       x * (1 + erf(x / sqrt(2))) / 2
-//! gelu_tanh  x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2
+//! gelu        x * (1 + erf(x / sqrt(2))) / 2
+//! gelu_tanh   x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2
+//! layer norm  (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps)
 //! ```
 //!
-//! Exporters write the products in any order. So a piece is kept as what it is: a gate `slope * g(x) + offset`, or a
-//! polynomial on its way into the tangent.
+//! Exporters write the products in any order. So a piece is kept as what it is: a gate `slope * g(x) + offset`, a
+//! polynomial on its way into the tangent, a mean on its way into a deviation.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
@@ -28,6 +29,16 @@ pub(super) enum Form {
     Cubic(f64, f64),
     /// `slope * g(x) + offset`, with the `g` of this activation.
     Gate(Activation, f64, f64),
+    /// `mean(x)`
+    Mean,
+    /// `x - mean(x)`
+    Centred,
+    /// `(x - mean(x))^2`
+    CentredSquare,
+    /// `mean((x - mean(x))^2) + eps`
+    Variance(f64),
+    /// `sqrt(mean((x - mean(x))^2) + eps)`
+    Deviation(f64),
 }
 
 /// Half-precision constants are this far off.
@@ -63,13 +74,32 @@ impl Gate {
         }
     }
 
-    pub(super) fn times(self, factor: f64) -> Self {
+    /// The mean over the features.
+    pub(super) fn mean(self) -> Option<Self> {
+        let square = self.form == Form::CentredSquare;
+        square.then_some(Self { form: Form::Variance(0.0), ..self })
+    }
+
+    pub(super) fn squared(self) -> Option<Self> {
+        let centred = self.form == Form::Centred;
+        centred.then_some(Self { form: Form::CentredSquare, ..self })
+    }
+
+    pub(super) fn root(self) -> Option<Self> {
+        match self.form {
+            Form::Variance(eps) => Some(Self { form: Form::Deviation(eps), ..self }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn times(self, factor: f64) -> Option<Self> {
         let form = match self.form {
             Form::Square(c) => Form::Square(c * factor),
             Form::Cubic(a, c) => Form::Cubic(a * factor, c * factor),
             Form::Gate(of, slope, offset) => Form::Gate(of, slope * factor, offset * factor),
+            _ => return None,
         };
-        Self { form, ..self }
+        Some(Self { form, ..self })
     }
 
     pub(super) fn plus(self, summand: f64) -> Option<Self> {
@@ -77,6 +107,7 @@ impl Gate {
             Form::Gate(of, slope, offset) => {
                 Some(Self { form: Form::Gate(of, slope, offset + summand), ..self })
             }
+            Form::Variance(eps) => Some(Self { form: Form::Variance(eps + summand), ..self }),
             _ => None,
         }
     }
@@ -96,12 +127,10 @@ impl Gate {
         let factor = flow.factor().filter(|_| flow.at == self.at)?;
         match self.form {
             Form::Square(c) => Some(Product::Piece(Self { form: Form::Cubic(0.0, c * factor), ..self })),
-            // c (x^2 * a + ..) would be no polynomial of the formula.
-            Form::Cubic(..) => None,
             Form::Gate(of, slope, offset) if close(offset, slope) => {
                 Some(Product::Whole(of, Coefficient::One(round(2.0 * slope * factor))))
             }
-            Form::Gate(..) => None,
+            _ => None,
         }
     }
 }

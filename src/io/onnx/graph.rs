@@ -40,6 +40,10 @@ impl<'a> Graph<'a> {
             put(&tensor.name, Source::Initializer(tensor), "initializer")?;
         }
         for (index, node) in graph.node.iter().enumerate() {
+            if node.output.iter().all(String::is_empty) {
+                let reason = format!("node `{}` (operator {}) has no output", node.name, node.op_type);
+                return Err(malformed(reason));
+            }
             for output in node.output.iter().filter(|output| !output.is_empty()) {
                 put(output, Source::Node(index), "the output of a node")?;
             }

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 
 /// What the importer understands.
 const SUPPORTED: &str = "Gemm, MatMul, Add, Sub, Mul, Div, BatchNormalization, LayerNormalization, Relu, LeakyRelu, \
-                         PRelu, Elu, Tanh, Sigmoid, Gelu, Erf and Pow inside of Gelu, Clip, Dropout, Softmax, \
+                         PRelu, Elu, Tanh, Sigmoid, Gelu, Erf and Pow inside of Gelu, ReduceMean and Sqrt \
+                         inside of LayerNormalization, Clip, Dropout, Softmax, \
                          LogSoftmax, QuantizeLinear, DequantizeLinear, Flatten, Reshape, Squeeze, Identity, Cast, \
                          Shape, Gather, Slice, Unsqueeze, Concat, Transpose, Constant, ai.onnx.ml.Scaler and ZipMap";
 

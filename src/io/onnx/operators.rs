@@ -6,7 +6,7 @@ use ndarray::{Array1, Array2};
 
 use super::Tail;
 use super::flow::{Coefficient, Flow, Kind, Length, Value};
-use super::gate::{Gate, Product};
+use super::gate::{Form, Gate, Product};
 use super::import::{Reader, shape};
 use super::node::Node;
 use super::tensor::{Numbers, Origin, Tensor};
@@ -47,6 +47,13 @@ impl<'a, F: Float> Operator<'_, 'a, '_, F> {
             "MatMul" => self.matmul(),
             "Add" | "Sub" | "Mul" | "Div" => self.arithmetic(op),
             "Pow" => self.power(),
+            "ReduceMean" => self.mean(),
+            "Sqrt" => match self.inputs.first() {
+                Some(Some(Value::Gate(gate))) if gate.root().is_some() => {
+                    Ok(gate.root().map_or(Value::Nothing, Value::Gate))
+                }
+                _ => Err(node.unsupported("roots are read as a part of a layer norm only")),
+            },
             "Neg" => {
                 let flow = self.flow(0)?;
                 let negative = flow.times(&Coefficient::One(-1.0));
@@ -256,13 +263,19 @@ impl<'a, F: Float> Operator<'_, 'a, '_, F> {
         match (self.inputs.first(), self.inputs.get(1)) {
             (Some(Some(Value::Constant(c))), Some(Some(value))) => self.with_constant(op, value, 1, c, true),
             (Some(Some(value)), Some(Some(Value::Constant(c)))) => self.with_constant(op, value, 0, c, false),
+            (Some(Some(Value::Flow(flow))), Some(Some(Value::Gate(Gate { at, form: Form::Mean }))))
+                if op == "Sub" && flow.at == *at && flow.is_plain() =>
+            {
+                Ok(Value::Gate(Gate { at: *at, form: Form::Centred }))
+            }
+            (Some(Some(Value::Gate(a))), Some(Some(Value::Gate(b)))) => self.gates(op, *a, *b),
             (Some(Some(Value::Gate(gate))), Some(Some(Value::Flow(flow))))
             | (Some(Some(Value::Flow(flow))), Some(Some(Value::Gate(gate)))) => self.gate_and_flow(op, *gate, flow),
             (Some(Some(Value::Flow(a))), Some(Some(Value::Flow(b))))
                 if op == "Mul" && a.at == b.at && a.factor().is_some() && b.factor().is_some() =>
             {
                 let factor = a.factor().unwrap_or(1.0) * b.factor().unwrap_or(1.0);
-                let form = super::gate::Form::Square(factor);
+                let form = Form::Square(factor);
                 Ok(Value::Gate(Gate { at: a.at, form }))
             }
             (Some(Some(_)), Some(Some(_))) => Err(node.unsupported(
@@ -270,6 +283,39 @@ impl<'a, F: Float> Operator<'_, 'a, '_, F> {
             )),
             _ => Err(node.malformed("it needs two inputs")),
         }
+    }
+
+    /// The square of what is centred, or the end of a layer norm.
+    fn gates(&mut self, op: &str, a: Gate, b: Gate) -> Result<Value> {
+        let node = self.node;
+        let unknown = || node.unsupported("it looks like a part of a layer norm, but does not fit its formula");
+        match (op, a.form, b.form) {
+            ("Mul", Form::Centred, Form::Centred) if a.at == b.at => a.squared().map(Value::Gate).ok_or_else(unknown),
+            ("Div", Form::Centred, Form::Deviation(eps)) if a.at == b.at => {
+                let width = self.reader.steps.width(a.at).ok_or_else(unknown)?;
+                self.reader.steps.spend(node, 2 * width * F::BYTES)?;
+                let norm = LayerNorm::new(width).and_then(|norm| norm.with_eps(eps));
+                self.layer(a.at, Layer::LayerNorm(norm.map_err(|error| node.malformed(error))?))
+            }
+            _ => Err(unknown()),
+        }
+    }
+
+    fn mean(&mut self) -> Result<Value> {
+        let node = self.node;
+        let axes = match node.ints("axes")? {
+            Some(axes) => Some(axes.to_vec()),
+            None => self.constant(1)?.and_then(|axes| axes.ints()),
+        };
+        let unknown = || node.unsupported("means are read over the last axis, as a part of a layer norm");
+        if axes.as_deref() != Some(&[-1]) || node.int("keepdims", 1)? != 1 {
+            return Err(unknown());
+        }
+        if let Some(Some(Value::Gate(gate))) = self.inputs.first() {
+            return gate.mean().map(Value::Gate).ok_or_else(unknown);
+        }
+        let at = self.step(0)?;
+        Ok(Value::Gate(Gate { at, form: Form::Mean }))
     }
 
     fn gate_and_flow(&mut self, op: &str, gate: Gate, flow: &Flow) -> Result<Value> {
@@ -303,8 +349,8 @@ impl<'a, F: Float> Operator<'_, 'a, '_, F> {
         }
         if let (Value::Gate(gate), Some(c)) = (value, constant.float()) {
             let gate = match op {
-                "Mul" => Some(gate.times(c)),
-                "Div" if !flipped => Some(gate.times(1.0 / c)),
+                "Mul" => gate.times(c),
+                "Div" if !flipped => gate.times(1.0 / c),
                 "Add" => gate.plus(c),
                 _ => None,
             };
@@ -383,6 +429,10 @@ impl<'a, F: Float> Operator<'_, 'a, '_, F> {
 
     fn power(&mut self) -> Result<Value> {
         let exponent = self.required(1)?.float();
+        if let (Some(Some(Value::Gate(gate))), Some(2.0)) = (self.inputs.first(), exponent) {
+            let unknown = || self.node.unsupported("the square of an intermediate result");
+            return gate.squared().map(Value::Gate).ok_or_else(unknown);
+        }
         let flow = self.flow(0)?;
         let gate = exponent.zip(flow.factor()).and_then(|(exponent, factor)| Gate::power(flow.at, factor, exponent));
         gate.map(Value::Gate).ok_or_else(|| self.node.unsupported("powers are read as a part of gelu only"))
