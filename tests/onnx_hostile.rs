@@ -135,13 +135,18 @@ fn one_weight_for_many_layers_has_to_be_worth_it() {
     let mut graph = field(5, &weight);
     for i in 0..20_000_u32 {
         let (input, output) = (format!("v{i}"), format!("v{}", i + 1));
-        let node = [field(1, input.as_bytes()), field(1, b"w"), field(2, output.as_bytes()), field(4, b"MatMul")];
+        let node =
+            [field(1, input.as_bytes()), field(1, b"w"), field(2, output.as_bytes()), field(4, b"MatMul")];
         graph.extend(field(1, &node.concat()));
     }
     graph.extend(field(11, &field(1, b"v0")));
     graph.extend(field(12, &field(1, b"v20000")));
     let model = [field(7, &graph), field(8, &[0x10, 17])].concat();
-    assert!(bytes_refused(&model).contains("than a file of this size justifies"), "{}", bytes_refused(&model));
+    assert!(
+        bytes_refused(&model).contains("than a file of this size justifies"),
+        "{}",
+        bytes_refused(&model)
+    );
 }
 
 #[test]

@@ -165,11 +165,11 @@ impl Calibrator {
         let bias = match (bias, self.target) {
             (None, _) => IntegerBias::None,
             (Some(bias), Target::TensorRt) => IntegerBias::Real(bias.to_owned()),
-            (Some(bias), Target::OnnxRuntime) => IntegerBias::Codes(Array1::from_iter(
-                bias.iter().zip(&scales).map(|(&b, &scale)| {
+            (Some(bias), Target::OnnxRuntime) => {
+                IntegerBias::Codes(Array1::from_iter(bias.iter().zip(&scales).map(|(&b, &scale)| {
                     (f64::from(b) / f64::from(input.scale() * scale)).round_ties_even() as i32
-                }),
-            )),
+                })))
+            }
         };
         QuantizedLinear::new(quantized, scales, bias, input, output)
     }
@@ -181,7 +181,11 @@ fn row_scale(scheme: &Scheme, row: &[f32], bias: f32, input: f32) -> Result<f32>
     let bias = f64::from(bias.abs()) / f64::from(input);
     let of_bias = if row.iter().all(|&w| w == 0.0) {
         // Nothing but the bias is left of this output: it gets twenty bits, not the steps of a scale of 1.
-        if bias > 0.0 { return Ok(((bias / f64::from(1 << 20)) as f32).max(f32::MIN_POSITIVE / input.min(1.0))) } else { 0.0 }
+        if bias > 0.0 {
+            return Ok(((bias / f64::from(1 << 20)) as f32).max(f32::MIN_POSITIVE / input.min(1.0)));
+        } else {
+            0.0
+        }
     } else {
         // A bias far above the weights would leave 32 bits: half of them for it, half for the sum.
         bias / f64::from(1 << 30)

@@ -483,10 +483,7 @@ mod tests {
         let new = |weight, scales, bias, input| QuantizedLinear::new(weight, scales, bias, input, None);
         let deep = Array2::from_elem((1, 70_000), 127);
         let error = new(deep, array![1.0], IntegerBias::None, uint8(1.0, 0)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "a sum of 32 bits: output 0 could reach 2266950000, beyond 2147483647"
-        );
+        assert_eq!(error.to_string(), "a sum of 32 bits: output 0 could reach 2266950000, beyond 2147483647");
         for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-30] {
             assert!(new(array![[1]], array![scale], IntegerBias::None, uint8(1e-20, 0)).is_err(), "{scale}");
         }

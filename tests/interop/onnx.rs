@@ -50,9 +50,8 @@ impl Writer<'_> {
         fs::write(self.folder.join(format!("{name}.x.f32")), bytes(x))?;
         fs::write(self.folder.join(format!("{name}.y.f32")), bytes(y))?;
         let (inputs, outputs) = (x.ncols(), y.ncols());
-        self.cases.push(
-            json!({"name": name, "kind": kind, "inputs": inputs, "outputs": outputs, "extra": extra}),
-        );
+        self.cases
+            .push(json!({"name": name, "kind": kind, "inputs": inputs, "outputs": outputs, "extra": extra}));
         Ok(())
     }
 }
@@ -165,9 +164,10 @@ fn ties(writer: &mut Writer<'_>) -> Done {
             let mut width = inputs;
             let mut input = input;
             for (layer, outputs) in [40, outputs].into_iter().enumerate() {
-                let weight = Array2::from_shape_simple_fn((outputs, width), || rng.random_range(-12_i32..=12) as i8);
+                let weight =
+                    Array2::from_shape_simple_fn((outputs, width), || rng.random_range(-5_i32..=5) as i8);
                 let scales = Array1::from_elem(outputs, 0.5);
-                let bias = Array1::from_shape_simple_fn(outputs, || rng.random_range(-300_i32..300));
+                let bias = Array1::from_shape_simple_fn(outputs, || rng.random_range(-90_i32..90));
                 let relu = layer == 0;
                 let zero = match (relu, signed) {
                     (true, true) => -128,
@@ -183,7 +183,8 @@ fn ties(writer: &mut Writer<'_>) -> Done {
             }
             let network = QuantizedMlp::new(inputs, layers)?;
             // Every second input lies half-way between two codes.
-            let x = Array2::from_shape_simple_fn((rows, inputs), || rng.random_range(-120..120) as f32 * 0.125);
+            let x =
+                Array2::from_shape_simple_fn((rows, inputs), || rng.random_range(-120..120) as f32 * 0.125);
             let y = network.predict(x.view())?;
             let model = OnnxExporter::new().quantized(&network, Target::OnnxRuntime)?;
             let kind = if signed { "ties_signed" } else { "ties" };

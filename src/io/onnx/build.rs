@@ -93,7 +93,13 @@ impl Builder {
     }
 
     /// A tensor of numbers; its name is returned.
-    pub(super) fn tensor(&mut self, name: String, data_type: i32, dims: &[usize], raw_data: Vec<u8>) -> String {
+    pub(super) fn tensor(
+        &mut self,
+        name: String,
+        data_type: i32,
+        dims: &[usize],
+        raw_data: Vec<u8>,
+    ) -> String {
         self.graph.initializer.push(TensorProto {
             dims: dims.iter().map(|&dim| dim as i64).collect(),
             data_type,

@@ -105,7 +105,9 @@ fn transpose(node: Node<'_>, x: &Tensor) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let ([rows, columns], true) = (x.dims.as_slice(), usual) else {
-        return Err(node.unsupported(format!("a constant of shape {:?} is not a matrix to transpose", x.dims)));
+        return Err(
+            node.unsupported(format!("a constant of shape {:?} is not a matrix to transpose", x.dims))
+        );
     };
     let (rows, columns) = (*rows, *columns);
     let order: Vec<usize> = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).collect();
@@ -126,10 +128,11 @@ fn reshape(node: Node<'_>, x: &Tensor, shape: &[i64]) -> Result<Tensor> {
         dims.push(match dim {
             0 if node.int("allowzero", 0)? == 0 => x.dims.get(i).copied(),
             -1 => {
-                let rest = shape.iter().filter(|&&dim| dim != -1).try_fold(1_usize, |n, &dim| {
-                    n.checked_mul(usize::try_from(dim).ok()?)
-                });
-                rest.filter(|&rest| rest != 0 && n % rest == 0).map(|rest| n / rest)
+                let rest = shape
+                    .iter()
+                    .filter(|&&dim| dim != -1)
+                    .try_fold(1_usize, |n, &dim| n.checked_mul(usize::try_from(dim).ok()?));
+                rest.filter(|&rest| rest != 0 && n.is_multiple_of(rest)).map(|rest| n / rest)
             }
             dim => usize::try_from(dim).ok(),
         });
@@ -151,7 +154,8 @@ fn with_axes(node: Node<'_>, x: &Tensor, axes: Option<Vec<i64>>) -> Result<Tenso
         None => return Err(wrong()),
         Some(axes) => {
             let rank = if squeeze { dims.len() } else { dims.len() + axes.len() } as i64;
-            let mut axes: Vec<i64> = axes.iter().map(|&a| if a < 0 { a.saturating_add(rank) } else { a }).collect();
+            let mut axes: Vec<i64> =
+                axes.iter().map(|&a| if a < 0 { a.saturating_add(rank) } else { a }).collect();
             axes.sort_unstable();
             if squeeze {
                 axes.reverse();
@@ -195,7 +199,8 @@ fn gather(node: Node<'_>, x: &Tensor, index: Option<&Rc<Tensor>>) -> Result<Tens
         usize::try_from(i).ok().and_then(|i| list.get(i).copied())
     };
     let picked: Option<Vec<i64>> = index.iter().map(pick).collect();
-    let picked = picked.ok_or_else(|| node.malformed(format!("index {index:?} of {} numbers", list.len())))?;
+    let picked =
+        picked.ok_or_else(|| node.malformed(format!("index {index:?} of {} numbers", list.len())))?;
     let dims = if picked.len() == 1 { vec![] } else { vec![picked.len()] };
     Ok(Tensor::new(dims, Numbers::I64(picked)))
 }
@@ -254,7 +259,9 @@ fn dequantize(
     let place = |i: usize| match block {
         _ if one => 0,
         0 => i / inner % length,
-        block => (i / inner / length * length.div_ceil(block) + i / inner % length / block) * inner + i % inner,
+        block => {
+            (i / inner / length * length.div_ceil(block) + i / inner % length / block) * inner + i % inner
+        }
     };
     let value = |(i, &code): (usize, &i32)| {
         let place = place(i);
@@ -269,7 +276,8 @@ fn dequantize(
 }
 
 fn arithmetic(node: Node<'_>, a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let floats = |x: &Tensor| x.floats().ok_or_else(|| node.unsupported("arithmetic on constants that are no floats"));
+    let floats =
+        |x: &Tensor| x.floats().ok_or_else(|| node.unsupported("arithmetic on constants that are no floats"));
     let x = floats(a)?;
     let f = |a: f64, b: f64| match node.op() {
         "Add" => a + b,
@@ -287,8 +295,12 @@ fn arithmetic(node: Node<'_>, a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> 
                 (x, y) if a.dims == b.dims => {
                     (a.dims.clone(), x.iter().zip(y).map(|(&x, &y)| f(x, y)).collect())
                 }
-                (x, [y]) if b.dims.len() <= a.dims.len() => (a.dims.clone(), x.iter().map(|&x| f(x, *y)).collect()),
-                ([x], y) if a.dims.len() <= b.dims.len() => (b.dims.clone(), y.iter().map(|&y| f(*x, y)).collect()),
+                (x, [y]) if b.dims.len() <= a.dims.len() => {
+                    (a.dims.clone(), x.iter().map(|&x| f(x, *y)).collect())
+                }
+                ([x], y) if a.dims.len() <= b.dims.len() => {
+                    (b.dims.clone(), y.iter().map(|&y| f(*x, y)).collect())
+                }
                 _ => {
                     let reason = format!("constants of shapes {:?} and {:?}", a.dims, b.dims);
                     return Err(node.unsupported(reason));

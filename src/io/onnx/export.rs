@@ -87,12 +87,12 @@ pub(super) fn rounded<'a, F: Float>(
 
 fn put_linear<F: Float>(graph: &mut Builder, index: usize, linear: &Linear<F>, x: &str) -> Result<String> {
     let (outputs, inputs) = linear.weight().dim();
-    let weight = rounded("weight rounded to f32", &linear.weight())?;
+    let weight = rounded("weight rounded to f32", linear.weight())?;
     let weight = graph.floats(format!("{index}.weight"), &[outputs, inputs], &weight);
     let transposed = vec![int("transB", 1)];
     Ok(match linear.bias() {
         Some(bias) => {
-            let bias = rounded("bias rounded to f32", &bias)?;
+            let bias = rounded("bias rounded to f32", bias)?;
             let bias = graph.floats(format!("{index}.bias"), &[outputs], &bias);
             graph.node("Gemm", &[x, &weight, &bias], transposed)
         }

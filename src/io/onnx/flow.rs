@@ -31,7 +31,11 @@ pub(super) enum Kind<F> {
     Input,
     Layer(Layer<F>),
     /// A linear layer, and the codes of its weight `[out, in]` and its bias if the file has codes.
-    Linear { linear: Linear<F>, weight: Option<Rc<Origin>>, bias: Option<Rc<Origin>> },
+    Linear {
+        linear: Linear<F>,
+        weight: Option<Rc<Origin>>,
+        bias: Option<Rc<Origin>>,
+    },
     /// Rounded to codes and back.
     Codes(CodeParams),
     Tail(Tail),
@@ -131,7 +135,10 @@ pub(super) enum Value {
     Constant(Rc<Tensor>),
     Flow(Flow),
     /// A step rounded to codes, not yet turned back.
-    Codes { at: usize, params: CodeParams },
+    Codes {
+        at: usize,
+        params: CodeParams,
+    },
     Shape(Vec<Length>),
     Gate(super::gate::Gate),
     /// An output that nobody may read, as the mask of a dropout.
@@ -251,7 +258,9 @@ impl<F: Float> Steps<F> {
             node.malformed(format!("constants of another length than the {width} features"))
         })?;
         let fail = |error| node.malformed(error);
-        if let (Kind::Linear { linear, .. }, Some(before)) = (&self.get(flow.at).kind, self.get(flow.at).before) {
+        if let (Kind::Linear { linear, .. }, Some(before)) =
+            (&self.get(flow.at).kind, self.get(flow.at).before)
+        {
             let mut linear = linear.clone();
             self.spend(node, linear.weight().len() * F::BYTES)?;
             let bias = linear.bias().map_or_else(|| Array1::zeros(width), |bias| bias.to_owned());

@@ -146,8 +146,8 @@ impl OnnxImporter {
                 bytes.len()
             )));
         }
-        let model = ModelProto::decode(bytes)
-            .map_err(|error| malformed(format!("not an ONNX model: {error}")))?;
+        let model =
+            ModelProto::decode(bytes).map_err(|error| malformed(format!("not an ONNX model: {error}")))?;
         let opset = opset(&model)?;
         let Some(graph) = &model.graph else {
             return Err(malformed("not an ONNX model: it has no graph"));
@@ -233,7 +233,9 @@ impl<'a, F: Float> Reader<'a, F> {
     fn value(&mut self, node: Node<'a>, name: &'a str) -> Result<Value> {
         if let Some(value) = self.values.get(name) {
             return match value {
-                Value::Nothing => Err(node.unsupported(format!("it reads `{name}`, a second output of a node"))),
+                Value::Nothing => {
+                    Err(node.unsupported(format!("it reads `{name}`, a second output of a node")))
+                }
                 value => Ok(value.clone()),
             };
         }
@@ -304,7 +306,8 @@ fn constants(inputs: &[Option<Value>]) -> Option<Vec<Option<Rc<Tensor>>>> {
 /// The lengths of a step's axes, the batch first.
 pub(super) fn shape<F: Float>(steps: &Steps<F>, at: usize) -> Option<Vec<Length>> {
     let features = steps.get(at).features.as_ref()?;
-    let length = |length: &Option<usize>| length.map_or(Length::Unknown, |length| Length::Known(length as i64));
+    let length =
+        |length: &Option<usize>| length.map_or(Length::Unknown, |length| Length::Known(length as i64));
     Some(std::iter::once(Length::Batch).chain(features.iter().map(length)).collect())
 }
 

@@ -32,7 +32,9 @@ pub(super) fn to_mlp<F: Float>(steps: &Steps<F>, at: usize) -> Result<Imported<M
     for step in &path {
         match &step.kind {
             // A quantizer leaves out the ReLU that the clip at the lowest code is.
-            Kind::Codes(params) if params.clips_at_zero() && matches!(layers.last(), Some(Layer::Linear(_))) => {
+            Kind::Codes(params)
+                if params.clips_at_zero() && matches!(layers.last(), Some(Layer::Linear(_))) =>
+            {
                 layers.push(Layer::Activation(Activation::Relu));
             }
             Kind::Input | Kind::Codes(_) | Kind::Tail(_) => {}
@@ -58,7 +60,8 @@ pub(super) fn to_quantized(steps: &Steps<f32>, at: usize) -> Result<Imported<Qua
                 let (output, consumed) = output(&path[place..]);
                 let layer = quantized_linear(linear, weight, bias.as_deref(), input, output)?;
                 // A real bias cannot be added before an integer output.
-                let (output, consumed) = if layer.output().is_some() { (output, consumed) } else { (None, 0) };
+                let (output, consumed) =
+                    if layer.output().is_some() { (output, consumed) } else { (None, 0) };
                 layers.push(QuantizedLayer::Linear(layer));
                 place += consumed;
                 coded = output;

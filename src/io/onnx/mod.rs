@@ -92,12 +92,7 @@ impl Default for OnnxExporter {
 impl OnnxExporter {
     /// Operator set 17, batch norms folded, logits as output, one file unless it is too large for that.
     pub fn new() -> Self {
-        Self {
-            opset: 17,
-            tail: Tail::None,
-            batch_norms: BatchNorms::Fold,
-            external: ExternalData::default(),
-        }
+        Self { opset: 17, tail: Tail::None, batch_norms: BatchNorms::Fold, external: ExternalData::default() }
     }
 
     /// Another operator set: 21 for int4 weights, 20 for Gelu as one node.

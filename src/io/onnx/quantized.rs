@@ -206,7 +206,7 @@ fn put_linear(graph: &mut Builder, index: usize, linear: &QuantizedLinear, x: &s
 
 fn put_bias(graph: &mut Builder, index: usize, linear: &Linear<f32>, y: String) -> Result<String> {
     let Some(bias) = linear.bias() else { return Ok(y) };
-    let bias = graph.floats(format!("{index}.bias"), &[linear.outputs()], &rounded("bias", &bias)?);
+    let bias = graph.floats(format!("{index}.bias"), &[linear.outputs()], &rounded("bias", bias)?);
     Ok(graph.node("Add", &[&y, &bias], Vec::new()))
 }
 
@@ -240,7 +240,8 @@ fn put_int4_weight(graph: &mut Builder, index: usize, linear: &Linear<f32>, bloc
         [low, high] => (low & 0xf | (high & 0xf) << 4) as u8,
         rest => rest.iter().fold(0, |byte, low| byte | (low & 0xf) as u8),
     });
-    let weight = graph.tensor(format!("{index}.weight"), data_type::INT4, &[inputs, outputs], bytes.collect());
+    let weight =
+        graph.tensor(format!("{index}.weight"), data_type::INT4, &[inputs, outputs], bytes.collect());
     let blocks = inputs.div_ceil(block);
     let scales = Array1::from_vec(quantized.scales().to_vec());
     let scales = scales.into_shape_with_order((outputs, blocks)).map_err(|_| Error::Shape {

@@ -27,6 +27,7 @@ enum Message {
 }
 
 /// What a field holds.
+#[derive(Clone, Copy, Debug)]
 enum Field {
     Message(Message),
     /// A list of strings: each has a header of its own.
@@ -134,10 +135,8 @@ fn message_cost(message: Message, bytes: &[u8], start: usize) -> Result<usize, S
             3 | 4 => {}
             _ => return Err(format!("wire type {wire} at byte {} does not exist", start + at)),
         }
-        if wire != 2 {
-            if let Field::Numbers(size) = field {
-                cost += 2 * size;
-            }
+        if let (Field::Numbers(size), true) = (field, wire != 2) {
+            cost += 2 * size;
         }
     }
     if at > bytes.len() {

@@ -55,8 +55,9 @@ impl Tensor {
         let n: usize = dims.iter().product();
         let bytes;
         let raw = if proto.data_location == 1 {
-            let size = stored_bytes(proto.data_type, n)
-                .ok_or_else(|| format!("{} has elements of type {}", of(), data_type::name(proto.data_type)))?;
+            let size = stored_bytes(proto.data_type, n).ok_or_else(|| {
+                format!("{} has elements of type {}", of(), data_type::name(proto.data_type))
+            })?;
             bytes = external.read(proto, size).map_err(|reason| format!("{}: {reason}", of()))?;
             Some(&bytes)
         } else {
@@ -66,7 +67,10 @@ impl Tensor {
             Some(raw) => from_raw(proto.data_type, n, raw),
             None => from_lists(proto, n),
         };
-        Ok(Self::new(dims, numbers.map_err(|reason| format!("{} of shape {:?}: {reason}", of(), proto.dims))?))
+        Ok(Self::new(
+            dims,
+            numbers.map_err(|reason| format!("{} of shape {:?}: {reason}", of(), proto.dims))?,
+        ))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -140,7 +144,8 @@ fn stored_bytes(element: i32, n: usize) -> Option<usize> {
     }
 }
 
-const READABLE: &str = "FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT4, UINT4, BOOL, INT32 and INT64 are read";
+const READABLE: &str =
+    "FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT4, UINT4, BOOL, INT32 and INT64 are read";
 
 fn unreadable(element: i32) -> String {
     format!("elements of type {}; {READABLE}", data_type::name(element))
@@ -216,7 +221,8 @@ fn of_bf16(x: u16) -> f32 {
 }
 
 fn of_f16(x: u16) -> f32 {
-    let (sign, exponent, fraction) = (u32::from(x >> 15) << 31, u32::from(x >> 10 & 0x1f), u32::from(x & 0x3ff));
+    let (sign, exponent, fraction) =
+        (u32::from(x >> 15) << 31, u32::from(x >> 10 & 0x1f), u32::from(x & 0x3ff));
     match exponent {
         0 => f32::from_bits(sign | (fraction as f32 * 2.0_f32.powi(-24)).to_bits()),
         31 => f32::from_bits(sign | 0x7f80_0000 | fraction << 13),
@@ -289,7 +295,8 @@ impl External {
             return Err(format!("the location `{location}` of its data is not below the model's folder"));
         }
         let path = folder.join(relative);
-        let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("{}: {error}", path.display()));
+        let resolve =
+            |path: &Path| path.canonicalize().map_err(|error| format!("{}: {error}", path.display()));
         if !resolve(&path)?.starts_with(resolve(folder)?) {
             return Err(format!("the location `{location}` of its data leads out of the model's folder"));
         }
@@ -303,7 +310,8 @@ mod tests {
 
     #[test]
     fn halves_are_exact() {
-        let cases = [(0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_5e-8), (0x8000, -0.0)];
+        let cases =
+            [(0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_5e-8), (0x8000, -0.0)];
         for (bits, value) in cases {
             assert_eq!(of_f16(bits).to_bits(), f32::to_bits(value), "{bits:x}");
         }

@@ -10,8 +10,8 @@ use super::container::{Kind, named, only, read_file, read_sections, write_sectio
 use super::encoding::{EncodeOptions, encode, take_tensor};
 use super::tensor::{Limits, TensorData};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
-use crate::io::atomic::write_atomic;
 use crate::error::Result;
+use crate::io::atomic::write_atomic;
 
 /// A whole file of named tensors.
 pub fn tensors_to_bytes(tensors: &[(&str, &TensorData)], options: &EncodeOptions) -> Vec<u8> {
