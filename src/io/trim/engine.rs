@@ -20,7 +20,7 @@
 
 use std::path::Path;
 
-use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
+use super::container::{Kind, named, only, read_file, read_sections, write_sections};
 use super::encoding::{put_element, take_element};
 use super::floats::{put_floats, take_floats};
 use super::network::{Reader, element, put_activation, put_body, put_number, refused, tag};
@@ -32,6 +32,7 @@ use crate::engine::recipe::{Block, Linear, Output, Recipe, Sums, Weights};
 use crate::engine::{Element, Engine, Format};
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::io::atomic::write_atomic;
 use crate::kernel::{Isa, Pool};
 use crate::nn::Activation;
 use crate::normalize::LayerNorm;
