@@ -62,9 +62,7 @@ fn network(widths: &[usize; 4], regularized: bool, seed: u64) -> Result<Mlp<f32>
 fn mnist() -> Result<Dataset<f32>, String> {
     let folder = std::env::var_os("TRIMNET_MNIST").map(PathBuf::from);
     let folder = folder.ok_or("the variable TRIMNET_MNIST does not name a folder")?;
-    let images = folder.join("train-images-idx3-ubyte.gz");
-    let labels = folder.join("train-labels-idx1-ubyte.gz");
-    idx::read_classification(images, labels).map_err(text)
+    Ok(idx::read_folder(&folder).map_err(text)?.train)
 }
 
 /// Stops after the last step of the contract, and remembers its loss.
