@@ -25,7 +25,9 @@ mod peers {
     pub mod case;
     pub mod check;
     pub mod data;
+    pub mod engine;
     pub mod softmax;
+    pub mod prune;
     pub mod sparse;
     pub mod train;
 }
@@ -39,7 +41,13 @@ use regex::Regex;
 
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {
-    let families = [peers::sparse::cases(), peers::softmax::cases(), peers::train::cases()];
+    let families = [
+        peers::engine::cases(),
+        peers::sparse::cases(),
+        peers::prune::cases(),
+        peers::softmax::cases(),
+        peers::train::cases(),
+    ];
     families.into_iter().flatten().collect()
 }
 

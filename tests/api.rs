@@ -6,6 +6,7 @@ use ndarray::{Ix2, array};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use trimnet::distill::{Distillation, KdLoss};
+use trimnet::engine::{Choice, Config, Engine, LayerInfo, Timing, Workspace};
 use trimnet::nn::{Adam, AdamW, Dataset, Grads, History, Linear, Mlp, MlpCache, Optimizer, Sgd, Trainer};
 use trimnet::normalize::{BatchNorm, LayerNorm, MinMax, Standard};
 use trimnet::prune::{MagnitudePruner, NmPruner, Pruner, Schedule, Selection, StructuredPruner};
@@ -35,6 +36,8 @@ fn every_public_type_is_send_sync_and_debug() {
     shareable::<(Sgd<f32>, Adam<f64>, AdamW<f32>)>();
     shareable::<(Dataset<f32>, Trainer, History)>();
     shareable::<(KdLoss, Distillation<'static, f32>)>();
+    shareable::<(Engine<f32>, Engine<f64>, Workspace<f32>, Config<'static, f64>)>();
+    shareable::<(LayerInfo, Timing, Choice, trimnet::report::Report)>();
 }
 
 #[test]

@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["distill", "engine"],
     &["io"],
     &["report"],
+    &["prelude"],
 ];
 
 fn layer(module: &str) -> Option<usize> {

@@ -1,6 +1,7 @@
 //! What the examples share: their command line, their data, a progress bar, a table.
 #![allow(dead_code, reason = "each example uses its own part of this")]
 
+use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,22 @@ use trimnet::nn::{Callback, Dataset, Epoch, Mlp};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 /// What an example returns: any error ends it with its message.
-pub type Done = Result<(), Box<dyn std::error::Error>>;
+pub type Done = Result<(), Failure>;
+
+/// Any error, in its own words.
+pub struct Failure(Box<dyn std::error::Error>);
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
 
 /// The command line.
 #[derive(Debug)]

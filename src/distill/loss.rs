@@ -42,7 +42,8 @@ impl<F: Float> Work for Rows<'_, F> {
         let rows = student.chunks_exact(classes).zip(teacher.chunks_exact(classes));
         for (row, ((z, y), d)) in rows.zip(dlogits.chunks_exact_mut(classes)).enumerate() {
             let (z_max, y_max) = (largest(z), largest(y));
-            let (mut sums, mut sums_q, mut sums_p) = ([F::zero(); LANES], [F::zero(); LANES], [F::zero(); LANES]);
+            let (mut sums, mut sums_q, mut sums_p) =
+                ([F::zero(); LANES], [F::zero(); LANES], [F::zero(); LANES]);
             for at in (0..classes).step_by(LANES) {
                 let end = (at + LANES).min(classes);
                 let (z, y) = (padded(&z[at..end]), padded(&y[at..end]));

@@ -15,7 +15,9 @@ use super::loss::{KdLoss, KdWeights};
 use crate::error::Result;
 use crate::float::{Float, check_shape};
 use crate::nn::loss::{cross_entropy, mse};
-use crate::nn::{Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace};
+use crate::nn::{
+    Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace,
+};
 
 /// How the outputs of student and teacher are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +73,7 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// Asks the teacher, in inference, about every batch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
     pub fn live(teacher: &'t Mlp<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Live(teacher, None), compare.into())
     }
@@ -80,7 +82,7 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// instead of once per epoch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
     pub fn cached(outputs: Array2<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Cached(outputs), compare.into())
     }
@@ -148,8 +150,8 @@ impl<'t, F: Float> Distillation<'t, F> {
 
 impl<F: Float> Objective<F> for Distillation<'_, F> {
     /// # Errors
-    /// [`Error::Shape`] if teacher and student differ in inputs or outputs, if there are not as many cached rows as the
-    /// data has, or if two hinted layers differ in width without a regressor; [`Error::NotFinite`] for cached outputs
+    /// [`Error::Shape`](crate::Error::Shape) if teacher and student differ in inputs or outputs, if there are not as many cached rows as the
+    /// data has, or if two hinted layers differ in width without a regressor; [`Error::NotFinite`](crate::Error::NotFinite) for cached outputs
     /// that are not finite; as the loss of the targets, unless their weight is 0.
     fn begin(&mut self, student: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
         let outputs = self.source.check(data)?;

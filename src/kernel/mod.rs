@@ -33,6 +33,7 @@ pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
 pub use matrix::{Matrix, MatrixMut};
 pub use panels::PackedReal;
+pub(crate) use pool::PART;
 pub use pool::Pool;
 pub use real::{Real, ScratchReal, Update, affine, multiply, product};
 pub use sparse::{

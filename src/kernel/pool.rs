@@ -20,6 +20,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::matrix::MatrixMut;
 
+/// From so many elements on, about 100 us of elementwise work, a second thread pays.
+const PARALLEL: usize = 1 << 18;
+
+/// Elements of one job of elementwise work: what one core's second-level cache holds.
+pub(crate) const PART: usize = 1 << 16;
+
 /// A handle on a set of threads; clones share them. The threads end with the last handle.
 ///
 /// ```
@@ -92,6 +98,24 @@ impl Pool {
 
     /// Most jobs that [`share`](Self::share) shares out.
     pub(crate) const JOBS: usize = 64;
+    /// Calls `task` once for each of `jobs`, which own or borrow what they work on. Alone, without collecting them.
+    pub(crate) fn each<J: Send>(&self, jobs: impl Iterator<Item = J>, task: impl Fn(J) + Sync) {
+        if self.threads() == 1 {
+            return jobs.for_each(task);
+        }
+        let mut jobs: Vec<Option<J>> = jobs.map(Some).collect();
+        let count = jobs.len();
+        self.run_rows(MatrixMut::new(&mut jobs, count, 1), 1, |_, mut job| {
+            if let Some(job) = job.row_mut(0)[0].take() {
+                task(job);
+            }
+        });
+    }
+
+    /// The shared pool for work on `elements` numbers, or the caller alone if starting threads costs more than it saves.
+    pub(crate) fn for_elements(elements: usize) -> Self {
+        if elements < PARALLEL { Self::single() } else { Self::shared() }
+    }
 
     /// Cuts `out` into parts of `width` columns and calls `task(i, part)` once for each, the last one perhaps narrower.
     ///

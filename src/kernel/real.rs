@@ -344,10 +344,7 @@ impl<F: Real> Job<'_, '_, F> {
     /// Does it, with `tile(rows, columns, a, steps, live, sums)` for one tile of sums, where `live` lists the `k` that
     /// matter if not all do. Inlined into one function for each instruction set.
     #[inline(always)]
-    pub(super) fn run(
-        mut self,
-        tile: impl Fn(usize, usize, &[F], &[Step<F>], Option<&[u32]>, &mut Sums<F>),
-    ) {
+    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], &[Step<F>], Option<&[u32]>, &mut Sums<F>)) {
         let columns = self.y.columns();
         for panel in 0..columns.div_ceil(PANEL) {
             let steps: &[Step<F>] = match self.steps {

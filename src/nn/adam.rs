@@ -12,9 +12,7 @@
 
 use super::grads::Grads;
 use super::mlp::Mlp;
-use super::optimizer::{
-    Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk,
-};
+use super::optimizer::{Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk};
 use crate::error::{Error, Result};
 use crate::float::Float;
 use crate::kernel::Pool;
@@ -110,13 +108,7 @@ impl<F: Float> Optimizer<F> for Adam<F> {
         self.step_on(mlp, grads, learning_rate, &Pool::single())
     }
 
-    fn step_on(
-        &mut self,
-        mlp: &mut Mlp<F>,
-        grads: &Grads<F>,
-        learning_rate: f64,
-        pool: &Pool,
-    ) -> Result<()> {
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
         check_not_negative("learning rate", learning_rate)?;
         let t = self.steps.saturating_add(1);
         let (beta1, beta2) = self.betas;
@@ -218,13 +210,7 @@ impl<F: Float> Optimizer<F> for AdamW<F> {
         self.0.step(mlp, grads, learning_rate)
     }
 
-    fn step_on(
-        &mut self,
-        mlp: &mut Mlp<F>,
-        grads: &Grads<F>,
-        learning_rate: f64,
-        pool: &Pool,
-    ) -> Result<()> {
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
         self.0.step_on(mlp, grads, learning_rate, pool)
     }
 

@@ -142,11 +142,7 @@ impl<F: Float> Mlp<F> {
     ///
     /// # Errors
     /// As [`predict`](Self::predict).
-    pub fn predict_with(
-        &self,
-        x: ArrayView2<'_, F>,
-        workspace: &mut Workspace<F>,
-    ) -> Result<Array2<F>> {
+    pub fn predict_with(&self, x: ArrayView2<'_, F>, workspace: &mut Workspace<F>) -> Result<Array2<F>> {
         self.infer(x, &self.layers, workspace)
     }
 

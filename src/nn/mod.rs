@@ -40,7 +40,9 @@ pub use layer::Layer;
 pub use linear::{Linear, LinearGrads};
 pub use metrics::ConfusionMatrix;
 pub use mlp::Mlp;
-pub use objective::{CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate, evaluate_with};
+pub use objective::{
+    CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate, evaluate_with,
+};
 pub use optimizer::{Decay, Optimizer};
 pub use parameter::{Parameter, ParameterKind};
 pub use schedule::LearningRate;

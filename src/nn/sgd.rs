@@ -9,9 +9,7 @@
 
 use super::grads::Grads;
 use super::mlp::Mlp;
-use super::optimizer::{
-    Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk,
-};
+use super::optimizer::{Decay, Memory, Optimizer, Rule, check_fraction, check_not_negative, narrow, walk};
 use crate::error::Result;
 use crate::float::Float;
 use crate::kernel::Pool;
@@ -92,13 +90,7 @@ impl<F: Float> Optimizer<F> for Sgd<F> {
         self.step_on(mlp, grads, learning_rate, &Pool::single())
     }
 
-    fn step_on(
-        &mut self,
-        mlp: &mut Mlp<F>,
-        grads: &Grads<F>,
-        learning_rate: f64,
-        pool: &Pool,
-    ) -> Result<()> {
+    fn step_on(&mut self, mlp: &mut Mlp<F>, grads: &Grads<F>, learning_rate: f64, pool: &Pool) -> Result<()> {
         check_not_negative("learning rate", learning_rate)?;
         let (vectors, mu) = match self.momentum {
             Momentum::None => (0, 0.0),

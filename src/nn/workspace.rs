@@ -112,7 +112,7 @@ impl<F: Float> Workspace<F> {
     pub(super) fn take(&mut self, length: usize) -> Vec<F> {
         let fits = |spare: &&(usize, usize)| spare.1 >= length;
         let capacities = self.spare.iter().map(Vec::capacity).enumerate();
-        let best = capacities.map(|(i, capacity)| (i, capacity)).filter(|it| fits(&it)).min_by_key(|it| it.1);
+        let best = capacities.filter(|spare| fits(&spare)).min_by_key(|it| it.1);
         let mut taken = best.map_or_else(|| Vec::with_capacity(length), |(i, _)| self.spare.swap_remove(i));
         taken.resize(length, F::zero());
         taken
@@ -254,9 +254,7 @@ mod tests {
     use ndarray::{Array, s};
 
     fn numbers(rows: usize, columns: usize, salt: usize) -> Array2<f32> {
-        Array::from_shape_fn((rows, columns), |(i, j)| {
-            ((i * 31 + j * 17 + salt) % 23) as f32 / 7.0 - 1.5
-        })
+        Array::from_shape_fn((rows, columns), |(i, j)| ((i * 31 + j * 17 + salt) % 23) as f32 / 7.0 - 1.5)
     }
 
     #[test]

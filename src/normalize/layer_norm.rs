@@ -124,22 +124,44 @@ impl<F: Float> LayerNorm<F> {
         let (rows, n) = x.dim();
         let mut inverse = Vec::with_capacity(rows);
         for i in 0..rows {
-            let row = &mut elements_mut(x)[i * n..][..n];
-            let first = row[0];
-            let (sum, square) = shifted_sums(row, first);
-            let offset = sum / n as f64;
-            let var = (square - sum * offset) / n as f64;
-            if !var.is_finite() {
-                check_finite("x", &x.view())?;
-                return Err(Error::NotFinite { what: "variance of a row", index: vec![i], value: var });
+            match self.standardize_row(&mut elements_mut(x)[i * n..][..n]) {
+                Ok(scale) => inverse.push(scale),
+                Err(value) => {
+                    check_finite("x", &x.view())?;
+                    return Err(Error::NotFinite { what: "variance of a row", index: vec![i], value });
+                }
             }
-            // Rounding may leave a constant row just below 0.
-            let scale = F::of(1.0 / (var.max(0.0) + self.eps).sqrt());
-            let offset = F::of(offset);
-            row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
-            inverse.push(scale);
         }
         Ok(inverse)
+    }
+
+    /// One row to its `x_hat`; `1 / std`, or the variance that is not finite and a row that is as it was.
+    fn standardize_row(&self, row: &mut [F]) -> Result<F, f64> {
+        let (n, first) = (row.len(), row[0]);
+        let (sum, square) = shifted_sums(row, first);
+        let offset = sum / n as f64;
+        let var = (square - sum * offset) / n as f64;
+        if !var.is_finite() {
+            return Err(var);
+        }
+        // Rounding may leave a constant row just below 0.
+        let scale = F::of(1.0 / (var.max(0.0) + self.eps).sqrt());
+        let offset = F::of(offset);
+        row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
+        Ok(scale)
+    }
+
+    /// Inference of one row of [`features`](Self::features) numbers, in place.
+    pub(crate) fn normalize_row(&self, row: &mut [F]) -> Result<()> {
+        self.standardize_row(row).map_err(|value| Error::NotFinite {
+            what: "variance of a row",
+            index: vec![],
+            value,
+        })?;
+        for ((y, &gamma), &beta) in row.iter_mut().zip(&self.gamma).zip(&self.beta) {
+            *y = *y * gamma + beta;
+        }
+        Ok(())
     }
 
     /// `x_hat * gamma + beta`, in place.

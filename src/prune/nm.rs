@@ -9,15 +9,18 @@
 //! weights keeps `min(N, r)`, as if it were filled up with zeros that go first: a file that needs whole groups
 //! pads, the maths does not. N:M makes a regular pattern; whether that is fast depends on the machine.
 
-use ndarray::{ArrayView, Dimension};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ndarray::{ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
-use super::pruner::{self, Pruner};
-use super::rank::{self, Cut};
+use super::pruner::{self, Pruner, masked_into};
+use super::rank::{self, Key};
 use super::report::PruneReport;
 
 /// Keeps N of every M consecutive inputs.
@@ -105,9 +108,10 @@ impl NmPruner {
         scratch.left.clear();
         scratch.left.extend(weights.iter().zip(&*keep).filter(|(_, keep)| **keep).map(|(&w, _)| w));
         if surplus > 0
-            && let Some((value, below)) = rank::nth(&[&scratch.left], F::abs, surplus - 1, &mut scratch.rank)
+            && let Some(found) =
+                rank::nth(&Pool::single(), &[&scratch.left], Key::Magnitude, surplus - 1, &mut scratch.rank)
         {
-            Cut { value, ties: surplus - below }.apply(weights, F::abs, keep);
+            found.cut(surplus - found.below).apply(weights, Key::Magnitude, keep);
         }
     }
 }
@@ -145,6 +149,75 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
         let (weights, zeros) = (mask.len(), mask.len() - mask.kept());
         Ok((mask, PruneReport { units: weights, dropped: zeros, weights, zeros, nan }))
     }
+
+    fn prune_into(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        mut out: ArrayViewMut<'_, F, D>,
+        pool: &Pool,
+    ) -> Result<PruneReport> {
+        check_shape("the place for the weights", out.shape(), weights.shape())?;
+        if self.of == 4
+            && as_matrix(weights.shape()).1.is_multiple_of(4)
+            && let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
+        {
+            let (isa, surplus) = (Isa::best(), 4 - self.keep as u32);
+            let nan = AtomicUsize::new(0);
+            pool.each(x.chunks(PART).zip(out.chunks_mut(PART)), |(x, out)| {
+                nan.fetch_add(with(isa, Fours { x, out, surplus }), Ordering::Relaxed);
+            });
+            let zeros = x.len() / 4 * (4 - self.keep);
+            let (units, nan) = (x.len(), nan.into_inner());
+            return Ok(PruneReport { units, dropped: zeros, weights: units, zeros, nan });
+        }
+        masked_into(self.mask(weights.view(), None)?, weights, out)
+    }
+}
+
+/// Whole groups of four, without the `surplus` lowest of each; counts NaN.
+struct Fours<'a, F> {
+    x: &'a [F],
+    out: &'a mut [F],
+    surplus: u32,
+}
+
+impl<F: Float> Work for Fours<'_, F> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        /// Groups side by side: one for each lane of a vector register.
+        const LANES: usize = 16;
+        let Self { x, out, surplus } = self;
+        let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
+        let (out_blocks, out_rest) = out.as_chunks_mut::<{ 4 * LANES }>();
+        let mut nan = 0;
+        for (x, out) in blocks.iter().zip(out_blocks) {
+            nan += fours(x, out, surplus);
+        }
+        for (x, out) in rest.as_chunks::<4>().0.iter().zip(out_rest.as_chunks_mut::<4>().0) {
+            nan += fours(x, out, surplus);
+        }
+        nan
+    }
+}
+
+/// As [`NmPruner::group`] ranks them: `rank = how many rank lower`, equal ones by their index.
+#[inline(always)]
+fn fours<F: Float, const N: usize>(x: &[F; N], out: &mut [F; N], surplus: u32) -> usize {
+    let mut nan = 0u32;
+    for (x, out) in x.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0) {
+        let [a, b, c, d] = x.map(|x| if x.is_nan() { F::infinity() } else { x.abs() });
+        // first <= second: the second has one more below it, else the first.
+        let [ab, ac, ad] = [a <= b, a <= c, a <= d].map(u32::from);
+        let [bc, bd, cd] = [b <= c, b <= d, c <= d].map(u32::from);
+        let ranks = [3 - ab - ac - ad, ab + 2 - bc - bd, ac + bc + 1 - cd, ad + bd + cd];
+        for ((out, &x), rank) in out.iter_mut().zip(x).zip(ranks) {
+            *out = if rank >= surplus { x } else { F::zero() };
+            nan += u32::from(x.is_nan());
+        }
+    }
+    nan as usize
 }
 
 impl<F: Float, D: Dimension> Compressor<F, D> for NmPruner {
@@ -189,6 +262,27 @@ mod tests {
         let weights = array![[3.0, -1.0, 2.0, 4.0, 0.0, 5.0, -6.0, 1.0, 2.0, 1.0]];
         assert_eq!(mask(pruner, weights), array![[t, f, f, t, f, t, t, f, t, t]]);
         assert_eq!(mask(pruner, array![[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), array![[t, f, t], [f, t, t]]);
+    }
+
+    #[test]
+    fn pruning_into_memory_equals_the_mask() {
+        let values = [0.0, -1.0, 2.0, 1.0, f64::NAN, -2.0, f64::INFINITY, -0.0, 3.0, f64::NEG_INFINITY, 0.5];
+        for (rows, columns) in [(1, 4), (3, 8), (5, 52), (1, 4096), (33, 4096), (2, 6), (0, 4), (4, 0)] {
+            let weights = Array2::from_shape_fn((rows, columns), |(i, j)| {
+                values[(i * 7 + j * j * 3 + j / 5) % values.len()]
+            });
+            for keep in 1..=4 {
+                let pruner = NmPruner::keep(keep, 4).unwrap();
+                let (mask, report) = pruner.mask(weights.view(), None).unwrap();
+                let mut expected = weights.clone();
+                mask.apply(expected.view_mut()).unwrap();
+                for pool in [Pool::single(), Pool::new(2)] {
+                    let mut out = Array2::from_elem(weights.raw_dim(), 7.0);
+                    assert_eq!(pruner.prune_into(weights.view(), out.view_mut(), &pool).unwrap(), report);
+                    assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+                }
+            }
+        }
     }
 
     #[test]

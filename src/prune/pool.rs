@@ -6,9 +6,10 @@ use ndarray::{ArrayView, CowArray, Dimension};
 
 use crate::error::Result;
 use crate::float::{Float, check_shape};
+use crate::kernel::Pool as Threads;
 use crate::tensor::Mask;
 
-use super::rank::{self, Cut};
+use super::rank::{self, Cut, Key};
 use super::report::PruneReport;
 
 /// The kept ones among `values`.
@@ -60,21 +61,16 @@ impl<'a, F: Float, D: Dimension> Pool<'a, F, D> {
     }
 
     /// Takes the `min_keep` best that are left out of the pool, and tells which they are.
-    pub(super) fn protect(
-        &mut self,
-        min_keep: usize,
-        key: impl Fn(F) -> F + Copy,
-        scratch: &mut Vec<F>,
-    ) -> Vec<bool> {
+    pub(super) fn protect(&mut self, min_keep: usize, key: Key, scratch: &mut Vec<F>) -> Vec<bool> {
         if min_keep == 0 {
             return Vec::new();
         }
         let mut best = self.keep.clone();
         let remaining = self.remaining();
         if let Some(worse) = remaining.len().checked_sub(min_keep).filter(|&worse| worse > 0)
-            && let Some((value, below)) = rank::nth(&[&*remaining], key, worse - 1, scratch)
+            && let Some(found) = rank::nth(&Threads::single(), &[&*remaining], key, worse - 1, scratch)
         {
-            Cut { value, ties: worse - below }.apply(self.slice(), key, &mut best);
+            found.cut(worse - found.below).apply(self.slice(), key, &mut best);
         }
         self.keep.iter_mut().zip(&best).for_each(|(keep, &best)| *keep &= !best);
         self.filtered = true;
@@ -86,14 +82,14 @@ impl<'a, F: Float, D: Dimension> Pool<'a, F, D> {
         (self.values.as_slice().unwrap_or_default(), &mut self.keep)
     }
 
-    pub(super) fn apply(&mut self, cut: &mut Cut<F>, key: impl Fn(F) -> F + Copy) {
+    pub(super) fn apply(&mut self, cut: &mut Cut<F>, key: Key) {
         let (values, keep) = self.parts_mut();
         cut.apply(values, key, keep);
     }
 
-    pub(super) fn finish(self, key: impl Fn(F) -> F) -> Result<(Mask<D>, PruneReport)> {
+    pub(super) fn finish(self, key: Key) -> Result<(Mask<D>, PruneReport)> {
         let (units, dropped) = (self.keep.len(), self.gone());
-        let nan = self.slice().iter().map(|&value| usize::from(key(value).is_nan())).sum();
+        let nan = self.slice().iter().map(|&value| usize::from(key.of(value).is_nan())).sum();
         let mask = Mask::from_row_major(self.dim, self.keep)?;
         Ok((mask, PruneReport { units, dropped, weights: units, zeros: dropped, nan }))
     }

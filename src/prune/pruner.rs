@@ -9,13 +9,17 @@
 //! `compress` refuses NaN and infinity. [`Pruner::mask`] only marks: it makes nothing smaller, and it keeps NaN.
 //! For other [scores](super::score), give them to a [`Selection`] and the mask to [`SparseTensor::masked`].
 
-use ndarray::{ArrayView, Dimension};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ndarray::{ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::Result;
-use crate::float::{Float, check_finite};
+use crate::float::{Float, check_finite, check_shape};
+use crate::kernel::{Isa, PART, Pool};
 use crate::tensor::{Mask, SparseTensor};
 use crate::traits::Compressor;
 
+use super::rank::{Cut, Key};
 use super::report::PruneReport;
 use super::select::Selection;
 
@@ -29,6 +33,33 @@ pub trait Pruner<F: Float, D: Dimension>: Compressor<F, D, Output = SparseTensor
     /// [`Error::Shape`](crate::Error::Shape) if `earlier` has another shape, and whatever the settings and this tensor exclude.
     fn mask(&self, weights: ArrayView<'_, F, D>, earlier: Option<&Mask<D>>)
     -> Result<(Mask<D>, PruneReport)>;
+
+    /// Writes the weights into `out`, and 0 where the [mask](Self::mask) does not keep. It makes nothing smaller, and for
+    /// most settings no mask either: one or two passes over memory, on all threads of `pool`, into memory that is
+    /// there already. The same zeros for any number of threads.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if `out` has another shape, and as [`mask`](Self::mask).
+    fn prune_into(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        out: ArrayViewMut<'_, F, D>,
+        _pool: &Pool,
+    ) -> Result<PruneReport> {
+        masked_into(self.mask(weights.view(), None)?, weights, out)
+    }
+}
+
+/// `out = weights` where the mask keeps.
+pub(super) fn masked_into<F: Float, D: Dimension>(
+    (mask, report): (Mask<D>, PruneReport),
+    weights: ArrayView<'_, F, D>,
+    mut out: ArrayViewMut<'_, F, D>,
+) -> Result<PruneReport> {
+    check_shape("the place for the weights", out.shape(), weights.shape())?;
+    out.assign(&weights);
+    mask.apply(out)?;
+    Ok(report)
 }
 
 /// How every pruner compresses.
@@ -120,9 +151,9 @@ impl MagnitudePruner {
     ) -> Result<Vec<(Mask<D>, PruneReport)>> {
         if earlier.is_none() && self.selection.is_of_remaining() {
             let nonzero: Vec<_> = weights.iter().map(|w| Mask::of_nonzero(w.view())).collect();
-            return self.selection.select_global_by(weights, F::abs, Some(&nonzero), min_keep);
+            return self.selection.select_global_by(weights, Key::Magnitude, Some(&nonzero), min_keep);
         }
-        self.selection.select_global_by(weights, F::abs, earlier, min_keep)
+        self.selection.select_global_by(weights, Key::Magnitude, earlier, min_keep)
     }
 }
 
@@ -133,7 +164,22 @@ impl<F: Float, D: Dimension> Pruner<F, D> for MagnitudePruner {
         earlier: Option<&Mask<D>>,
     ) -> Result<(Mask<D>, PruneReport)> {
         let earlier = remaining(&self.selection, &weights, earlier);
-        self.selection.select_by(weights, F::abs, earlier.as_ref())
+        self.selection.select_by(weights, Key::Magnitude, earlier.as_ref())
+    }
+
+    fn prune_into(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        mut out: ArrayViewMut<'_, F, D>,
+        pool: &Pool,
+    ) -> Result<PruneReport> {
+        check_shape("the place for the weights", out.shape(), weights.shape())?;
+        if let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
+            && let Some(cut) = self.selection.cut_of_all(pool, x, Key::Magnitude)?
+        {
+            return Ok(write(pool, cut, x, out));
+        }
+        masked_into(self.mask(weights.view(), None)?, weights, out)
     }
 }
 
@@ -143,6 +189,28 @@ impl<F: Float, D: Dimension> Compressor<F, D> for MagnitudePruner {
     fn compress(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
         compress(self, weights)
     }
+}
+
+/// `out = x` without what `cut` drops.
+fn write<F: Float>(pool: &Pool, cut: Option<Cut<F>>, x: &[F], out: &mut [F]) -> PruneReport {
+    // Nothing is smaller than a magnitude of 0.
+    let mut cut = cut.unwrap_or(Cut { value: F::zero(), ties: 0 });
+    let (isa, dropped, nan) = (Isa::best(), AtomicUsize::new(0), AtomicUsize::new(0));
+    pool.each(x.chunks(PART).zip(out.chunks_mut(PART)), |(x, out)| {
+        let (gone, unknown) = cut.write(isa, x, Key::Magnitude, out);
+        dropped.fetch_add(gone, Ordering::Relaxed);
+        nan.fetch_add(unknown, Ordering::Relaxed);
+    });
+    let (mut dropped, nan) = (dropped.into_inner(), nan.into_inner());
+    if cut.counts_ties() {
+        let ties = cut.ties;
+        cut.drop_ties(x, Key::Magnitude, out, |out| {
+            *out = F::zero();
+            false
+        });
+        dropped += ties - cut.ties;
+    }
+    PruneReport { units: x.len(), dropped, weights: x.len(), zeros: dropped, nan }
 }
 
 #[cfg(test)]
@@ -237,6 +305,39 @@ mod tests {
         assert_eq!(error.to_string(), "weights is NaN at index [0]; only finite numbers are allowed");
         let most = MagnitudePruner::sparsity(1.0).unwrap();
         assert_eq!(most.mask(weights.view(), None).unwrap().0.kept(), 0);
+    }
+
+    #[test]
+    fn pruning_into_memory_equals_the_mask() {
+        let values = [0.0, -1.0, 2.0, 1.0, f64::NAN, -2.0, f64::INFINITY, -0.0, 3.0, 0.5, -0.25];
+        let many = Array2::from_shape_fn((7, 10_007), |(i, j)| ((i * 10_007 + j) as f64 * 0.7).sin());
+        let ties = Array2::from_shape_fn((5, 33), |(i, j)| values[(i * 7 + j * j) % values.len()]);
+        for weights in [many, ties, Array2::zeros((300, 300)), Array2::zeros((0, 3))] {
+            for sparsity in [0.0, 0.3, 0.9, 1.0] {
+                for count in [PruneCount::HalfEven, PruneCount::TfmotKeep, PruneCount::TorchPruningKeep] {
+                    let selection = Selection::sparsity(sparsity).unwrap().with_count(count);
+                    into_equals_mask(&MagnitudePruner::new(selection.clone()), &weights);
+                    into_equals_mask(&MagnitudePruner::new(selection.of_remaining()), &weights);
+                }
+            }
+            into_equals_mask(&MagnitudePruner::threshold(1.0).unwrap(), &weights);
+            into_equals_mask(&MagnitudePruner::threshold(0.0).unwrap(), &weights);
+        }
+    }
+
+    fn into_equals_mask(pruner: &MagnitudePruner, weights: &Array2<f64>) {
+        let (mask, report) = pruner.mask(weights.view(), None).unwrap();
+        let mut expected = weights.clone();
+        mask.apply(expected.view_mut()).unwrap();
+        for pool in [Pool::single(), Pool::new(2)] {
+            let mut out = Array2::from_elem(weights.raw_dim(), 7.0);
+            assert_eq!(
+                pruner.prune_into(weights.view(), out.view_mut(), &pool).unwrap(),
+                report,
+                "{pruner:?}"
+            );
+            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{pruner:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The `i`-th smallest of very many numbers, without sorting them.
 //!
 //! ```text
-//! sample 16,384 of them, sort the sample; a little left and right of rank i stand lo and hi
+//! sample 16,384 of them; in the sample a little left and right of rank i stand lo and hi
 //! one pass: count x < lo, collect lo <= x <= hi
 //! select among the collected, about 2 % of all
 //! ```
@@ -12,6 +12,26 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
+use crate::kernel::{Isa, PART, Pool, Work, with};
+
+/// What of a number is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Itself.
+    Value,
+    /// Its size.
+    Magnitude,
+}
+
+impl Key {
+    #[inline(always)]
+    pub(super) fn of<F: Float>(self, x: F) -> F {
+        match self {
+            Self::Value => x,
+            Self::Magnitude => x.abs(),
+        }
+    }
+}
 
 /// Where to cut a list of scores: below `value` all go, and of those equal to it the first `ties`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,27 +40,72 @@ pub(super) struct Cut<F> {
     pub(super) ties: usize,
 }
 
+/// Where the `i`-th smallest stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Found<F> {
+    pub(super) value: F,
+    /// How many are smaller.
+    pub(super) below: usize,
+    /// How many are equal, itself included.
+    equal: usize,
+}
+
+impl<F: Float> Found<F> {
+    /// Cuts everything below, and the first `ties` that are equal.
+    pub(super) fn cut(self, ties: usize) -> Cut<F> {
+        // All ties are no matter of order.
+        Cut { value: self.value, ties: if ties >= self.equal { usize::MAX } else { ties } }
+    }
+}
+
 impl<F: Float> Cut<F> {
     /// Drops from `keep` what the cut drops, counting its ties down.
-    pub(super) fn apply(&mut self, scores: &[F], key: impl Fn(F) -> F, keep: &mut [bool]) {
-        let value = self.value;
-        let ties = |x: F| x == value || (x.is_nan() && value.is_nan());
+    pub(super) fn apply(&mut self, scores: &[F], key: Key, keep: &mut [bool]) {
+        let Self { value, ties } = *self;
+        if ties == usize::MAX && !value.is_nan() {
+            return with(Isa::best(), Mark { scores, keep, key, drops: |x| x <= value });
+        }
         if value.is_nan() {
-            keep.iter_mut().zip(scores).for_each(|(keep, &x)| *keep &= key(x).is_nan());
+            keep.iter_mut().zip(scores).for_each(|(keep, &x)| *keep &= key.of(x).is_nan());
         } else {
             // NaN is not below anything and stays.
-            keep.iter_mut().zip(scores).for_each(|(keep, &x)| {
-                let x = key(x);
-                *keep &= (x >= value) | x.is_nan();
-            });
+            with(Isa::best(), Mark { scores, keep: &mut *keep, key, drops: |x| x < value });
         }
+        self.drop_ties(scores, key, keep, |keep| !std::mem::take(keep));
+    }
+
+    /// `out = x` without what the cut drops. Returns how many it drops but for counted ties, and how many are NaN.
+    pub(super) fn write(&self, isa: Isa, x: &[F], key: Key, out: &mut [F]) -> (usize, usize) {
+        let value = self.value;
+        match self.ties {
+            _ if value.is_nan() => with(isa, Write { x, out, key, drops: |x: F| !x.is_nan() }),
+            usize::MAX => with(isa, Write { x, out, key, drops: |x| x <= value }),
+            _ => with(isa, Write { x, out, key, drops: |x| x < value }),
+        }
+    }
+
+    /// Whether ties are counted, in order.
+    pub(super) fn counts_ties(&self) -> bool {
+        self.ties > 0 && (self.ties < usize::MAX || self.value.is_nan())
+    }
+
+    /// Calls `drop` with the first `ties` that are equal to the cut, until it has dropped so many: it returns true where
+    /// there was nothing left to drop.
+    pub(super) fn drop_ties<T>(
+        &mut self,
+        scores: &[F],
+        key: Key,
+        to: &mut [T],
+        drop: impl Fn(&mut T) -> bool,
+    ) {
         if self.ties == 0 {
             return;
         }
+        let value = self.value;
         // Ties go in order of their index, so that equal weights prune the same way on every machine.
-        for (keep, &x) in keep.iter_mut().zip(scores) {
-            if *keep && ties(key(x)) {
-                *keep = false;
+        for (to, &x) in to.iter_mut().zip(scores) {
+            let x = key.of(x);
+            if (x == value || (x.is_nan() && value.is_nan())) && !drop(to) {
                 self.ties -= 1;
                 if self.ties == 0 {
                     return;
@@ -50,61 +115,115 @@ impl<F: Float> Cut<F> {
     }
 }
 
+/// `keep &= !drops(key(score))`.
+struct Mark<'a, F, P> {
+    scores: &'a [F],
+    keep: &'a mut [bool],
+    key: Key,
+    drops: P,
+}
+
+impl<F: Float, P: Fn(F) -> bool> Work for Mark<'_, F, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { scores, keep, key, drops } = self;
+        keep.iter_mut().zip(scores).for_each(|(keep, &x)| *keep &= !drops(key.of(x)));
+    }
+}
+
+/// `out = x`, or 0 where it is dropped; counts those, and NaN.
+struct Write<'a, F, P> {
+    x: &'a [F],
+    out: &'a mut [F],
+    key: Key,
+    drops: P,
+}
+
+impl<F: Float, P: Fn(F) -> bool> Work for Write<'_, F, P> {
+    type Output = (usize, usize);
+
+    #[inline(always)]
+    fn run(self) -> (usize, usize) {
+        let Self { x, out, key, drops } = self;
+        let (mut dropped, mut nan) = (0, 0);
+        for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+            let (mut gone, mut unknown) = (0u32, 0u32);
+            for (&x, out) in x.iter().zip(out) {
+                let drop = drops(key.of(x));
+                *out = if drop { F::zero() } else { x };
+                gone += u32::from(drop);
+                unknown += u32::from(x.is_nan());
+            }
+            dropped += gone as usize;
+            nan += unknown as usize;
+        }
+        (dropped, nan)
+    }
+}
+
 const SAMPLE: usize = 1 << 14;
 const CHUNK: usize = 1024;
-const LANES: usize = 16;
 
-/// The `i`-th smallest (from 0) of `key` of all numbers in `pool`, and how many are smaller than it.
+/// The `i`-th smallest (from 0) of `key` of all numbers in `pool`.
 ///
 /// `scratch` is overwritten. `None` if there are not that many.
 pub(super) fn nth<F: Float>(
+    threads: &Pool,
     pool: &[&[F]],
-    key: impl Fn(F) -> F + Copy,
+    key: Key,
     i: usize,
     scratch: &mut Vec<F>,
-) -> Option<(F, usize)> {
+) -> Option<Found<F>> {
     let n: usize = pool.iter().map(|part| part.len()).sum();
     if i >= n {
         return None;
     }
     let bracket = if n >= 4 * SAMPLE { bracket(pool, key, n, i) } else { None };
     if let Some((lo, hi)) = bracket {
-        let below = collect(pool, key, lo, hi, scratch);
+        let below = collect(threads, pool, key, lo, hi, scratch);
         if let Some(found) = i.checked_sub(below).and_then(|i| select(scratch, i)) {
-            return Some((found.0, below + found.1));
+            return Some(Found { below: below + found.below, ..found });
         }
     }
     scratch.clear();
-    scratch.extend(pool.iter().flat_map(|part| part.iter()).map(|&x| key(x)).filter(|x| !x.is_nan()));
+    scratch.extend(pool.iter().flat_map(|part| part.iter()).map(|&x| key.of(x)).filter(|x| !x.is_nan()));
     let numbers = scratch.len();
-    Some(select(scratch, i).unwrap_or((F::nan(), numbers)))
+    let nan = Found { value: F::nan(), below: numbers, equal: n - numbers };
+    Some(select(scratch, i).unwrap_or(nan))
 }
 
-/// The `i`-th smallest of `numbers`, none of them NaN, and how many are smaller.
-fn select<F: Float>(numbers: &mut [F], i: usize) -> Option<(F, usize)> {
+/// The `i`-th smallest of `numbers`, none of them NaN.
+fn select<F: Float>(numbers: &mut [F], i: usize) -> Option<Found<F>> {
     if i >= numbers.len() {
         return None;
     }
-    let (left, &mut value, _) = numbers.select_nth_unstable_by(i, |a, b| {
-        // Half as much work as `order`, which asks for NaN.
-        if a < b {
-            Ordering::Less
-        } else if a > b {
-            Ordering::Greater
-        } else {
-            Ordering::Equal
-        }
-    });
-    Some((value, left.iter().filter(|&&x| x < value).count()))
+    let (left, &mut value, right) = numbers.select_nth_unstable_by(i, compare);
+    let below = left.iter().filter(|&&x| x < value).count();
+    let equal = right.iter().filter(|&&x| x == value).count();
+    Some(Found { value, below, equal: left.len() - below + 1 + equal })
+}
+
+/// The order of numbers that are not NaN: half as much work as asking for it.
+fn compare<F: Float>(a: &F, b: &F) -> Ordering {
+    if a < b {
+        Ordering::Less
+    } else if a > b {
+        Ordering::Greater
+    } else {
+        Ordering::Equal
+    }
 }
 
 /// The total order of the ranks: NaN above all, -0 equal to 0.
+#[cfg(test)]
 fn order<F: Float>(a: F, b: F) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 /// Two numbers of the pool between which the `i`-th smallest of all `n` very probably lies.
-fn bracket<F: Float>(pool: &[&[F]], key: impl Fn(F) -> F, n: usize, i: usize) -> Option<(F, F)> {
+fn bracket<F: Float>(pool: &[&[F]], key: Key, n: usize, i: usize) -> Option<(F, F)> {
     let mut sample = Vec::with_capacity(SAMPLE);
     let (mut parts, mut part, mut start): (_, &[F], _) = (pool.iter(), &[], 0);
     for slot in 0..SAMPLE {
@@ -115,41 +234,98 @@ fn bracket<F: Float>(pool: &[&[F]], key: impl Fn(F) -> F, n: usize, i: usize) ->
             start += part.len();
             part = parts.next()?;
         }
-        sample.push(key(part[place - start]));
+        let x = key.of(part[place - start]);
+        sample.push(if x.is_nan() { F::infinity() } else { x });
     }
-    sample.sort_unstable_by(|a, b| order(*a, *b));
     // Five standard deviations of the rank in the sample.
     let share = (i as f64 + 0.5) / n as f64;
     let middle = share * SAMPLE as f64;
     let spread = 5.0 * (middle * (1.0 - share)).sqrt() + 2.0;
-    let lo = if middle < spread { F::neg_infinity() } else { sample[(middle - spread) as usize] };
-    let hi = sample.get((middle + spread) as usize).map_or(F::infinity(), |&hi| hi);
-    Some((lo, if hi.is_nan() { F::infinity() } else { hi }))
+    let hi = match (middle + spread) as usize {
+        hi if hi < SAMPLE => *sample.select_nth_unstable_by(hi, compare).1,
+        _ => F::infinity(),
+    };
+    let lo = match middle < spread {
+        true => F::neg_infinity(),
+        false => *sample.select_nth_unstable_by((middle - spread) as usize, compare).1,
+    };
+    Some((lo, hi))
 }
 
 /// Collects what lies between `lo` and `hi`, and counts what lies below.
-fn collect<F: Float>(pool: &[&[F]], key: impl Fn(F) -> F + Copy, lo: F, hi: F, inside: &mut Vec<F>) -> usize {
+fn collect<F: Float>(threads: &Pool, pool: &[&[F]], key: Key, lo: F, hi: F, inside: &mut Vec<F>) -> usize {
+    let isa = Isa::best();
     inside.clear();
-    let mut found = [F::zero(); LANES];
-    let mut below = 0;
-    for chunk in pool.iter().flat_map(|part| part.chunks(CHUNK)) {
-        below += chunk.iter().map(|&x| u32::from(key(x) < lo)).sum::<u32>() as usize;
-        for lanes in chunk.chunks(LANES) {
-            // Most lanes hold nothing; asking them together costs one branch.
-            let any = lanes.iter().fold(false, |any, &x| any | ((lo <= key(x)) & (key(x) <= hi)));
-            if any {
-                // Without branches: which numbers lie inside cannot be predicted.
-                let mut len = 0;
-                for &x in lanes {
-                    let x = key(x);
-                    found[len] = x;
-                    len += usize::from((lo <= x) & (x <= hi));
+    if threads.threads() == 1 {
+        return pool.iter().map(|&x| with(isa, Collect { x, key, lo, hi, inside: &mut *inside })).sum();
+    }
+    let parts: Vec<&[F]> = pool.iter().flat_map(|part| part.chunks(PART)).collect();
+    let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len()];
+    threads.each(found.iter_mut().zip(parts), |((below, inside), x)| {
+        *below = with(isa, Collect { x, key, lo, hi, inside });
+    });
+    found.iter().for_each(|(_, part)| inside.extend_from_slice(part));
+    found.iter().map(|(below, _)| below).sum()
+}
+
+/// Appends the numbers between `lo` and `hi` to `inside`, and counts those below.
+struct Collect<'a, F> {
+    x: &'a [F],
+    key: Key,
+    lo: F,
+    hi: F,
+    inside: &'a mut Vec<F>,
+}
+
+impl<F: Float> Work for Collect<'_, F> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        const BLOCK: usize = 64;
+        let Self { x, key, lo, hi, inside } = self;
+        let mut total = 0;
+        let (blocks, rest) = x.as_chunks::<BLOCK>();
+        for blocks in blocks.chunks(CHUNK) {
+            let mut below = [0u32; 16];
+            for x in blocks {
+                let mut flags = [0u8; BLOCK];
+                for (flag, &x) in flags.iter_mut().zip(x) {
+                    let x = key.of(x);
+                    *flag = u8::from((lo <= x) & (x <= hi));
                 }
-                inside.extend_from_slice(&found[..len]);
+                for x in x.as_chunks::<16>().0 {
+                    below.iter_mut().zip(x).for_each(|(below, &x)| *below += u32::from(key.of(x) < lo));
+                }
+                // Asking all of them together costs one branch, and whoever is inside another one.
+                let mut bits = bits(&flags);
+                inside.reserve(BLOCK);
+                while bits != 0 {
+                    inside.push(key.of(x[bits.trailing_zeros() as usize]));
+                    bits &= bits - 1;
+                }
+            }
+            total += below.iter().map(|&below| below as usize).sum::<usize>();
+        }
+        for &x in rest {
+            let x = key.of(x);
+            total += usize::from(x < lo);
+            if (lo <= x) & (x <= hi) {
+                inside.push(x);
             }
         }
+        total
     }
-    below
+}
+
+/// Bit `i` is flag `i`, 0 or 1.
+#[inline(always)]
+fn bits(flags: &[u8; 64]) -> u64 {
+    let bytes = flags.as_chunks().0.iter().map(|&eight| {
+        // Moves bit 0 of byte i to bit 56 + i; no two terms of the product meet.
+        u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    });
+    bytes.rev().fold(0, |word, byte| word << 8 | byte)
 }
 
 /// SplitMix64 of `x`.
@@ -164,14 +340,16 @@ fn hash(x: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn sorted(pool: &[&[f64]], i: usize) -> (f64, usize) {
+    fn sorted(pool: &[&[f64]], i: usize) -> Found<f64> {
         let mut all = pool.concat();
         all.sort_by(|a, b| order(*a, *b));
-        (all[i], all.iter().filter(|&&x| order(x, all[i]).is_lt()).count())
+        let count = |which: Ordering| all.iter().filter(|&&x| order(x, all[i]) == which).count();
+        Found { value: all[i], below: count(Ordering::Less), equal: count(Ordering::Equal) }
     }
 
-    fn same(a: (f64, usize), b: (f64, usize)) -> bool {
-        a.1 == b.1 && (a.0 == b.0 || (a.0.is_nan() && b.0.is_nan()))
+    fn same(a: Found<f64>, b: Found<f64>) -> bool {
+        let values = a.value == b.value || (a.value.is_nan() && b.value.is_nan());
+        values && (a.below, a.equal) == (b.below, b.equal)
     }
 
     #[test]
@@ -192,11 +370,13 @@ mod tests {
         for (list, numbers) in lists.iter().enumerate() {
             let (a, b) = numbers.split_at(12_345);
             let pool = [a, &[], b];
-            for i in [0, 1, 700, 35_000, 63_000, 69_998, 69_999] {
-                let found = nth(&pool, |x| x, i, &mut scratch).unwrap();
-                assert!(same(found, sorted(&pool, i)), "list {list}, rank {i}: {found:?}");
+            for threads in [Pool::single(), Pool::new(3)] {
+                for i in [0, 1, 700, 35_000, 63_000, 69_998, 69_999] {
+                    let found = nth(&threads, &pool, Key::Value, i, &mut scratch).unwrap();
+                    assert!(same(found, sorted(&pool, i)), "list {list}, rank {i}: {found:?}");
+                }
+                assert_eq!(nth(&threads, &pool, Key::Value, 70_000, &mut scratch), None);
             }
-            assert_eq!(nth(&pool, |x| x, 70_000, &mut scratch), None);
         }
     }
 
@@ -204,9 +384,9 @@ mod tests {
     fn the_bracket_holds_a_small_part() {
         let numbers: Vec<f64> = (0..1 << 20).map(|i| hash(i) as f64).collect();
         for i in [0, 100, 1 << 19, (1 << 20) - 1] {
-            let (lo, hi) = bracket(&[&numbers], |x| x, numbers.len(), i).unwrap();
+            let (lo, hi) = bracket(&[&numbers], Key::Value, numbers.len(), i).unwrap();
             let mut inside = Vec::new();
-            let below = collect(&[&numbers], |x| x, lo, hi, &mut inside);
+            let below = collect(&Pool::single(), &[&numbers], Key::Value, lo, hi, &mut inside);
             assert!(below <= i && i < below + inside.len(), "{i}");
             assert!(inside.len() < numbers.len() / 20, "{}", inside.len());
         }
@@ -221,7 +401,7 @@ mod tests {
             numbers[slot * 5 + (hash(slot as u64) % 5) as usize] = 0.0;
         }
         for i in [5, n / 2, n - 5] {
-            let found = nth(&[&numbers], |x| x, i, &mut Vec::new()).unwrap();
+            let found = nth(&Pool::single(), &[&numbers], Key::Value, i, &mut Vec::new()).unwrap();
             assert!(same(found, sorted(&[&numbers], i)), "{i}");
         }
     }

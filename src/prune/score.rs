@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::tensor::as_matrix;
 
 /// How the magnitudes of several weights become one number.
@@ -37,6 +38,7 @@ pub enum Norm {
 
 impl Norm {
     /// `sum` with one more weight. In f64, so that the order of summation hardly matters.
+    #[inline(always)]
     fn add<F: Float>(self, sum: f64, w: F) -> f64 {
         let w = w.as_f64();
         match self {
@@ -102,6 +104,8 @@ pub fn slice_norms<F: Float, D: Dimension>(
         for row in weights.chunks_exact(length.max(1)) {
             sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum = norm.add(*sum, w));
         }
+    } else if inner > 1 && axis.index() == 0 {
+        return Ok(row_norms(&Pool::for_elements(weights.len()), weights, inner, norm).into());
     } else if inner > 1 {
         for outer in weights.chunks_exact((length * inner).max(1)) {
             for (sum, slice) in sums.iter_mut().zip(outer.chunks_exact(inner)) {
@@ -110,6 +114,51 @@ pub fn slice_norms<F: Float, D: Dimension>(
         }
     }
     Ok(sums.into_iter().map(|sum| F::of(norm.finish(sum, 1))).collect())
+}
+
+/// The norm of every row of `weights`, `columns` > 0 wide.
+pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
+    let isa = Isa::best();
+    let mut norms = vec![F::zero(); weights.len() / columns];
+    let rows = (PART / columns).max(1);
+    pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
+        for (to, row) in norms.iter_mut().zip(rows.chunks_exact(columns)) {
+            *to = F::of(norm.finish(with(isa, RowSum { row, norm }), 1));
+        }
+    });
+    norms
+}
+
+/// What [`Norm::add`] makes of a whole row, in lanes.
+struct RowSum<'a, F> {
+    row: &'a [F],
+    norm: Norm,
+}
+
+impl<F: Float> Work for RowSum<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let Self { row, norm } = self;
+        match norm {
+            Norm::L1 => lanes(row, |sum, w| Norm::L1.add(sum, w), |a, b| a + b),
+            Norm::L2 => lanes(row, |sum, w| Norm::L2.add(sum, w), |a, b| a + b),
+            Norm::Max => lanes(row, |sum, w| Norm::Max.add(sum, w), |a, b| Norm::Max.add(a, b)),
+        }
+    }
+}
+
+#[inline(always)]
+fn lanes<F: Float>(row: &[F], add: impl Fn(f64, F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
+    const LANES: usize = 32;
+    let mut sums = [0.0; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for row in whole {
+        sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum = add(*sum, w));
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, &w)| *sum = add(*sum, w));
+    sums.into_iter().fold(0.0, join)
 }
 
 pub(super) fn check_axis(axis: Axis, axes: usize) -> Result<()> {

@@ -15,11 +15,12 @@ use ndarray::{ArrayView, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::kernel::Pool as Threads;
 use crate::tensor::{Mask, as_matrix};
 
 use super::count::{Plan, PruneCount};
 use super::pool::{Pool, kept};
-use super::rank::{self, Cut};
+use super::rank::{self, Cut, Key};
 use super::report::PruneReport;
 
 /// Among which entries the lowest are sought.
@@ -128,14 +129,14 @@ impl Selection {
         scores: ArrayView<'_, F, D>,
         earlier: Option<&Mask<D>>,
     ) -> Result<(Mask<D>, PruneReport)> {
-        self.select_by(scores, |score| score, earlier)
+        self.select_by(scores, Key::Value, earlier)
     }
 
     /// [`select`](Self::select) by the `key` of each value, which spares an array of scores.
     pub(super) fn select_by<F: Float, D: Dimension>(
         &self,
         values: ArrayView<'_, F, D>,
-        key: impl Fn(F) -> F + Copy,
+        key: Key,
         earlier: Option<&Mask<D>>,
     ) -> Result<(Mask<D>, PruneReport)> {
         let mut pool = Pool::new(values, earlier)?;
@@ -161,7 +162,8 @@ impl Selection {
                         values
                     };
                     let gone = columns - row.len();
-                    if let Some(mut cut) = self.find(&[row], columns, gone, key, &mut scratch)? {
+                    let single = Threads::single();
+                    if let Some(mut cut) = self.find(&single, &[row], columns, gone, key, &mut scratch)? {
                         cut.apply(values, key, keep);
                     }
                 }
@@ -185,13 +187,13 @@ impl Selection {
         earlier: Option<&[Mask<D>]>,
         min_keep: usize,
     ) -> Result<Vec<(Mask<D>, PruneReport)>> {
-        self.select_global_by(scores, |score| score, earlier, min_keep)
+        self.select_global_by(scores, Key::Value, earlier, min_keep)
     }
 
     pub(super) fn select_global_by<F: Float, D: Dimension>(
         &self,
         values: &[ArrayView<'_, F, D>],
-        key: impl Fn(F) -> F + Copy,
+        key: Key,
         earlier: Option<&[Mask<D>]>,
         min_keep: usize,
     ) -> Result<Vec<(Mask<D>, PruneReport)>> {
@@ -218,7 +220,7 @@ impl Selection {
         &self,
         pools: &mut [Pool<'_, F, D>],
         min_keep: usize,
-        key: impl Fn(F) -> F + Copy,
+        key: Key,
     ) -> Result<()> {
         let mut scratch = Vec::new();
         let n = pools.iter().map(|pool| pool.keep.len()).sum();
@@ -229,7 +231,7 @@ impl Selection {
         }
         let remaining: Vec<Cow<'_, [F]>> = pools.iter().map(Pool::remaining).collect();
         let parts: Vec<&[F]> = remaining.iter().map(|part| &**part).collect();
-        let cut = self.find(&parts, n, gone, key, &mut scratch)?;
+        let cut = self.find(&Threads::for_elements(n), &parts, n, gone, key, &mut scratch)?;
         drop(remaining);
         if let Some(mut cut) = cut {
             pools.iter_mut().for_each(|pool| pool.apply(&mut cut, key));
@@ -240,13 +242,27 @@ impl Selection {
         Ok(())
     }
 
+    /// Where to cut all of `values`, none of which is gone, or `None` if another scope or what remains matters.
+    pub(super) fn cut_of_all<F: Float>(
+        &self,
+        threads: &Threads,
+        values: &[F],
+        key: Key,
+    ) -> Result<Option<Option<Cut<F>>>> {
+        if self.scope != Scope::PerTensor || self.of_remaining {
+            return Ok(None);
+        }
+        self.find(threads, &[values], values.len(), 0, key, &mut Vec::new()).map(Some)
+    }
+
     /// Where to cut the values of `parts`, what is left of `n` entries of which `gone` are gone.
     fn find<F: Float>(
         &self,
+        threads: &Threads,
         parts: &[&[F]],
         n: usize,
         gone: usize,
-        key: impl Fn(F) -> F + Copy,
+        key: Key,
         scratch: &mut Vec<F>,
     ) -> Result<Option<Cut<F>>> {
         let sparsity = match self.level {
@@ -258,17 +274,17 @@ impl Selection {
         if n == 0 || left == 0 {
             return Ok(None);
         }
-        let mut nth = |rank: usize| rank::nth(parts, key, rank, scratch);
+        let mut nth = |rank: usize| rank::nth(threads, parts, key, rank, scratch);
         // A rank beyond what is left can only be that of a protected entry, and those rank highest.
         Ok(match self.count.plan(sparsity, n, gone)? {
             Plan::Nothing => None,
             Plan::Lowest(k) => {
                 let k = k.min(left);
-                nth(k - 1).map(|(value, below)| Cut { value, ties: k - below })
+                nth(k - 1).map(|found| found.cut(k - found.below))
             }
-            Plan::Below(rank) if rank < left => nth(rank).map(|(value, _)| Cut { value, ties: 0 }),
+            Plan::Below(rank) if rank < left => nth(rank).map(|found| found.cut(0)),
             Plan::Below(rank) | Plan::UpTo(rank) => {
-                nth(rank.min(left - 1)).map(|(value, _)| Cut { value, ties: usize::MAX })
+                nth(rank.min(left - 1)).map(|found| found.cut(usize::MAX))
             }
         })
     }

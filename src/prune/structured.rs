@@ -6,14 +6,15 @@
 //!
 //! Only dropped rows and columns can be shrunk away; blocks are what fast sparse kernels like.
 
-use ndarray::{ArrayView, Axis, Dimension, Ix2};
+use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Ix2};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::kernel::Pool;
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
-use super::pruner::{self, Pruner};
+use super::pruner::{self, Pruner, masked_into};
 use super::report::PruneReport;
 use super::score::{self, Norm};
 use super::select::Selection;
@@ -150,6 +151,32 @@ impl<F: Float, D: Dimension> Pruner<F, D> for StructuredPruner {
             (mask, PruneReport { weights, zeros, ..report })
         })
     }
+
+    fn prune_into(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        mut out: ArrayViewMut<'_, F, D>,
+        pool: &Pool,
+    ) -> Result<PruneReport> {
+        check_shape("the place for the weights", out.shape(), weights.shape())?;
+        let rows = self.unit == Unit::Slices { axis: 0 } && !self.selection.is_of_remaining();
+        if rows
+            && !weights.is_empty()
+            && let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
+        {
+            let columns = as_matrix(weights.shape()).1;
+            let scores = score::row_norms(pool, x, columns, self.norm);
+            let (keep, report) =
+                self.selection.select(ArrayView::from(&scores).insert_axis(Axis(0)), None)?;
+            let rows = x.chunks(columns).zip(out.chunks_mut(columns));
+            pool.each(rows.zip(keep.keep()), |((x, out), &keep)| match keep {
+                true => out.copy_from_slice(x),
+                false => out.fill(F::zero()),
+            });
+            return Ok(PruneReport { weights: x.len(), zeros: report.dropped * columns, ..report });
+        }
+        masked_into(self.mask(weights.view(), None)?, weights, out)
+    }
 }
 
 impl<F: Float, D: Dimension> Compressor<F, D> for StructuredPruner {
@@ -253,6 +280,32 @@ mod tests {
         assert_eq!(report.dropped, 2);
         assert_eq!(mask, Mask::new(array![[false, false], [false, false], [true, true], [true, false]]));
         assert!(StructuredPruner::rows(half()).mask(weights.t(), Some(&earlier)).is_err());
+    }
+
+    #[test]
+    fn pruning_into_memory_equals_the_mask() {
+        let weights = Array2::from_shape_fn((7, 300), |(i, j)| ((i * 31 + j * 7) % 17) as f32 - 8.0);
+        for pruner in [
+            StructuredPruner::rows(half()),
+            StructuredPruner::rows(half()).with_norm(Norm::Max),
+            StructuredPruner::rows(half().of_remaining()).with_norm(Norm::L1),
+            StructuredPruner::columns(half()),
+            StructuredPruner::blocks(2, 3, half()).unwrap(),
+        ] {
+            let (mask, report) = pruner.mask(weights.view(), None).unwrap();
+            let mut expected = weights.clone();
+            mask.apply(expected.view_mut()).unwrap();
+            for pool in [Pool::single(), Pool::new(2)] {
+                let mut out = Array2::from_elem(weights.raw_dim(), 7.0);
+                assert_eq!(pruner.prune_into(weights.view(), out.view_mut(), &pool).unwrap(), report);
+                assert_eq!(out, expected);
+            }
+            assert!(
+                pruner
+                    .prune_into(weights.view(), Array2::zeros((300, 7)).view_mut(), &Pool::single())
+                    .is_err()
+            );
+        }
     }
 
     #[test]

@@ -31,11 +31,13 @@ pub(crate) enum Kind {
     Network = 2,
     /// Named tensors.
     Tensors = 4,
+    /// A network that runs, in numbers or integers.
+    Engine = 6,
 }
 
 impl Kind {
     fn of_id(id: u64) -> Option<Self> {
-        [Self::Note, Self::Network, Self::Tensors].into_iter().find(|&kind| kind as u64 == id)
+        [Self::Note, Self::Network, Self::Tensors, Self::Engine].into_iter().find(|&kind| kind as u64 == id)
     }
 }
 

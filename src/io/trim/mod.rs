@@ -20,6 +20,7 @@ mod search;
 mod container;
 mod named;
 mod network;
+mod engine;
 mod report;
 
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};

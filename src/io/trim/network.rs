@@ -39,7 +39,7 @@ use crate::tensor::Mask;
 const LINEAR: u8 = 1;
 const BATCH_NORM: u8 = 2;
 const LAYER_NORM: u8 = 3;
-const ACTIVATION: u8 = 4;
+pub(super) const ACTIVATION: u8 = 4;
 const DROPOUT: u8 = 5;
 const NOISE: u8 = 6;
 
@@ -158,15 +158,15 @@ pub(super) fn read_network<F: Float>(bytes: &[u8], limits: &Limits) -> Result<(M
     Ok((mlp, TrimReport::new(bytes.len(), reader.tensors)))
 }
 
-fn element<F: Float>() -> ElementType {
+pub(super) fn element<F: Float>() -> ElementType {
     if F::BYTES == 4 { ElementType::F32 } else { ElementType::F64 }
 }
 
-fn tag(kind: u8, flags: u8) -> u8 {
+pub(super) fn tag(kind: u8, flags: u8) -> u8 {
     kind | flags << 4
 }
 
-fn put_number(out: &mut Vec<u8>, x: f64) {
+pub(super) fn put_number(out: &mut Vec<u8>, x: f64) {
     put_floats(out, &[x]);
 }
 
@@ -181,7 +181,7 @@ fn put_tensor<F: Float, D: Dimension>(out: &mut Vec<u8>, x: ArrayView<'_, F, D>,
     put_body(out, shape, values, options);
 }
 
-fn put_body(out: &mut Vec<u8>, shape: Vec<usize>, values: Values, options: &EncodeOptions) {
+pub(super) fn put_body(out: &mut Vec<u8>, shape: Vec<usize>, values: Values, options: &EncodeOptions) {
     out.extend_from_slice(encode_body(&shape, &values, options).bytes());
 }
 
@@ -252,7 +252,7 @@ fn put_batch_norm<F: Float>(out: &mut Vec<u8>, norm: &BatchNorm<F>, options: &En
     }
 }
 
-fn put_activation(out: &mut Vec<u8>, activation: Activation) {
+pub(super) fn put_activation(out: &mut Vec<u8>, activation: Activation) {
     let (id, setting) = match activation {
         Activation::Relu => (0, None),
         Activation::LeakyRelu(slope) => (1, Some(slope)),
@@ -269,27 +269,27 @@ fn put_activation(out: &mut Vec<u8>, activation: Activation) {
 }
 
 /// Reads layers in order; `width` is what the next one takes in.
-struct Reader<'a> {
-    cursor: Cursor<'a>,
-    element: ElementType,
-    budget: Budget,
-    width: usize,
-    layer: usize,
-    tensors: Vec<TensorReport>,
+pub(super) struct Reader<'a> {
+    pub(super) cursor: Cursor<'a>,
+    pub(super) element: ElementType,
+    pub(super) budget: Budget,
+    pub(super) width: usize,
+    pub(super) layer: usize,
+    pub(super) tensors: Vec<TensorReport>,
 }
 
 impl Reader<'_> {
-    fn number(&mut self) -> Result<f64> {
+    pub(super) fn number(&mut self) -> Result<f64> {
         Ok(take_floats(&mut self.cursor, 1)?[0])
     }
 
-    fn body(&mut self, role: &str, element: ElementType, shape: Vec<usize>) -> Result<Values> {
+    pub(super) fn body(&mut self, role: &str, element: ElementType, shape: Vec<usize>) -> Result<Values> {
         let taken = take_body(&mut self.cursor, element, shape, &mut self.budget)?;
         self.tensors.push(TensorReport::new(format!("{}.{role}", self.layer), &taken));
         Ok(taken.tensor.into_values())
     }
 
-    fn floats<F: Float>(&mut self, role: &str, shape: Vec<usize>) -> Result<Vec<F>> {
+    pub(super) fn floats<F: Float>(&mut self, role: &str, shape: Vec<usize>) -> Result<Vec<F>> {
         match self.body(role, self.element, shape)? {
             Values::F32(values) => Ok(values.into_iter().map(|x| F::of(x.into())).collect()),
             Values::F64(values) => Ok(values.into_iter().map(F::of).collect()),
@@ -297,7 +297,7 @@ impl Reader<'_> {
         }
     }
 
-    fn vector<F: Float>(&mut self, role: &str) -> Result<Array1<F>> {
+    pub(super) fn vector<F: Float>(&mut self, role: &str) -> Result<Array1<F>> {
         Ok(Array1::from_vec(self.floats(role, vec![self.width])?))
     }
 
@@ -377,7 +377,7 @@ impl Reader<'_> {
         }
     }
 
-    fn activation(&mut self, id: u8) -> Result<Activation> {
+    pub(super) fn activation(&mut self, id: u8) -> Result<Activation> {
         Ok(match id {
             0 => Activation::Relu,
             1 => Activation::LeakyRelu(self.number()?),
@@ -392,7 +392,7 @@ impl Reader<'_> {
 }
 
 /// A layer that its own constructor does not accept.
-fn refused(error: Error) -> Error {
+pub(super) fn refused(error: Error) -> Error {
     malformed(format!("a layer that cannot be: {error}"))
 }
 

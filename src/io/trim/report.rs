@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use super::container::{Kind, read_sections};
 use super::encoding::{Encoding, Taken, TensorBytes};
+use super::engine::read_recipe;
 use super::network::read_network;
 use super::tensor::{Limits, Values};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +73,16 @@ impl TrimReport {
     /// Reads a file for its report.
     ///
     /// # Errors
-    /// As [`Mlp::from_bytes`](crate::nn::Mlp::from_bytes), except that either element type will do.
+    /// As [`Mlp::from_bytes`](crate::nn::Mlp::from_bytes) or [`Engine::from_bytes`](crate::engine::Engine::from_bytes),
+    /// whichever the file holds, except that either element type will do.
     pub fn of_bytes(bytes: &[u8]) -> Result<Self> {
+        let sections = read_sections(bytes)?;
+        if sections.iter().any(|(kind, _)| *kind == Kind::Engine) {
+            return Ok(match read_recipe::<f32>(bytes, &Limits::default()) {
+                Err(Error::Unsupported { .. }) => read_recipe::<f64>(bytes, &Limits::default())?.1,
+                other => other?.1,
+            });
+        }
         Ok(read_network::<f64>(bytes, &Limits::default())?.1)
     }
 

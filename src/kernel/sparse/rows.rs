@@ -9,10 +9,11 @@
 //! Both lie within `n * EPSILON * sum of |w| |x|` of the exact sum of `n` entries. They differ in the last bits, and a
 //! batch of up to three rows is computed row by row; what a thread computes does not depend on how many there are.
 //!
-//! Measured, 4096 x 4096 f32, one thread of an AMD EPYC (Zen 4), 90 / 95 / 99 % zeros: one row 0.37 / 0.18 / 0.040 ms in
-//! compressed rows (AVX2: four loads and inserts; hardware gathers take 0.62), 0.23 / 0.135 in windows, see `windows.rs`;
-//! 32 rows 2.2 / 1.02 / 0.33 ms. Blocking the columns, so that the batch stays in the first-level cache, made that slower:
-//! rows become short, and their ends cost more than loads from the second level.
+//! 4096 x 4096 f32, one thread of an AMD EPYC (Zen 4), 90 / 95 / 99 % zeros: one row 0.36 / 0.18 / 0.053 ms in compressed
+//! rows (AVX2: four loads and inserts; hardware gathers take 0.62), 0.24 / 0.135 in windows, see `windows.rs`; 32 rows
+//! 2.4 / 1.15 / 0.31 ms (`cargo bench --bench peers -- --filter sparse.f32`, best of the samples on a busy machine).
+//! Tried and left: bitmaps with expanding loads (1.75 ms for one row at any density), and blocking the columns for many rows,
+//! so that the batch stays in the first-level cache: rows become short, and their ends cost more than the loads saved.
 
 use super::csr::{Column, Csr};
 use super::lanes::{GROUP, Group, LINE, Line, gather, scatter};

@@ -10,7 +10,8 @@
 //! 128 bits picks the inputs of 16 outputs. A slot that is not needed holds a zero and multiplies like any other, so an
 //! infinite input can make NaN of an output that does not use it, as in a dense product.
 //!
-//! Half the weights of a dense layer are half of its traffic at least, 4.25 bytes per kept weight in `f32`.
+//! In `f32` 4.25 bytes per kept weight, 53 % of a dense layer. That is what one row gains, being bound by memory: 1.9 ms
+//! for 4096 x 4096, one thread of an AMD EPYC (Zen 4). Many rows gain nothing over the dense product: 11 ms for 32.
 
 use super::lanes::{LINE, Line};
 use super::real::{Epilogue, SparseReal, share};

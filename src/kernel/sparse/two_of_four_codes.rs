@@ -7,6 +7,8 @@
 //!
 //! The sums are those of the dense product, to the bit. With AVX-512 a shuffle within 128 bits picks the 64 inputs of a
 //! step, and one dot product (`vpdpbusd`) multiplies them and adds in fours; elsewhere this is the plain definition.
+//!
+//! One row of 4096 x 4096 takes 0.17 ms, one thread of an AMD EPYC (Zen 4); 32 rows 3.5 ms, slower than the dense product.
 
 use super::codes::{CODE_LANES, Signs, Start, each_panel, share_tail, weight_sums};
 use super::two_of_four::{TILE, kept};

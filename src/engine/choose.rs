@@ -1,0 +1,311 @@
+//! Formats by measurement: every format that a layer can have is built, run and timed here, and the best is taken.
+//!
+//! ```text
+//! error     signal to noise of the layer's outputs on calibration data, in decibels: below the floor a format is out
+//! bytes     of the stored layer, before entropy coding
+//! latency   of the layer alone, codes in and out where its neighbours would give and take them
+//! ```
+//!
+//! Layers alone say nothing of the conversions between them, so the whole engine is timed as well, against all layers
+//! dense and all layers int8: an engine chosen for latency is never slower than the faster of these.
+
+use std::time::Duration;
+
+use ndarray::ArrayView2;
+
+use super::build::{build, exact_inputs};
+use super::config::{Config, Correction};
+use super::element::Element;
+use super::format::{Format, Io};
+use super::measure::Timing;
+use super::network::Engine;
+use super::recipe::{Block, Linear, Weights};
+use super::weights::check_two_four;
+use crate::error::{Error, Result};
+use crate::tensor::SparseTensor;
+use crate::traits::Compressed;
+
+/// What formats are chosen for.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Auto {
+    /// The fewest bytes.
+    Bytes,
+    /// The shortest time of a call.
+    Latency,
+    /// The fewest bytes of an engine whose call takes no longer than this.
+    BytesUnderLatency(Duration),
+}
+
+/// A format that a layer could have, measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Candidate {
+    /// The format.
+    pub format: Format,
+    /// Signal to noise of the layer's outputs in decibels; infinite where nothing was lost.
+    pub sqnr_db: f64,
+    /// Bytes stored, before entropy coding.
+    pub bytes: usize,
+    /// One call of the layer alone.
+    pub latency: Timing,
+    /// Whether its error is below the floor that was asked for.
+    pub accurate: bool,
+}
+
+/// The candidates of each layer, in the order of [`Format::ALL`], and what the whole engine was measured against.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Choice {
+    /// What was asked for.
+    pub auto: Auto,
+    /// Rows of a call when measuring.
+    pub batch: usize,
+    /// Candidates of each linear layer.
+    pub layers: Vec<Vec<Candidate>>,
+    /// Whole engines that were timed: their formats, and one call.
+    pub engines: Vec<(Vec<Format>, Timing)>,
+}
+
+/// Time for one candidate.
+const BUDGET: Duration = Duration::from_millis(4);
+
+/// Rows of calibration data that errors are measured on.
+const ROWS: usize = 256;
+
+/// Sparse formats are tried from this share of zeros on.
+const SPARSE: f64 = 0.3;
+
+/// The formats of all linear layers, and what was measured on the way.
+pub(super) fn choose<F: Element>(
+    inputs: usize,
+    blocks: &[Block<F>],
+    auto: Auto,
+    config: &Config<'_, F>,
+) -> Result<(Vec<Format>, Choice)> {
+    let data = config.calibration.ok_or_else(|| Error::Unsupported {
+        what: "choosing formats",
+        reason: "errors are measured on calibration data: give some hundred typical inputs with \
+                 Config::with_calibration"
+            .into(),
+    })?;
+    let mut layers = Vec::new();
+    let inputs_of = exact_inputs(inputs, blocks, data, config)?;
+    for (i, x) in inputs_of {
+        let Some(Block::Linear(layer)) = blocks.get(i) else { continue };
+        let next_is_linear = matches!(blocks.get(i + 1), Some(Block::Linear(_)));
+        let view = ArrayView2::from_shape((x.len() / layer.inputs, layer.inputs), &x)
+            .map_err(|error| Error::Unsupported { what: "calibration data", reason: error.to_string() })?;
+        layers.push(candidates(layer, next_is_linear, view, config)?);
+    }
+    let mut choice = Choice { auto, batch: config.batch, layers, engines: Vec::new() };
+    let timed = |formats: &[Format], choice: &mut Choice| -> Result<f64> {
+        let engine =
+            Engine::from_recipe(build(inputs, blocks, formats, config)?, config.isa, config.pool.clone())?;
+        let rows = repeated(data, config.batch);
+        let timing = engine.measure(rows.view(), 4 * BUDGET)?;
+        choice.engines.push((formats.to_vec(), timing));
+        Ok(timing.median_us)
+    };
+    let formats = match auto {
+        Auto::Bytes => pick(&choice, |c| (c.bytes as f64, c.latency.median_us)),
+        Auto::Latency => {
+            let mut all = vec![fastest(&choice)];
+            for uniform in [Format::Dense, Format::Int8] {
+                let accurate =
+                    |layer: &Vec<Candidate>| layer.iter().any(|c| c.format == uniform && c.accurate);
+                let formats = vec![uniform; choice.layers.len()];
+                if choice.layers.iter().all(accurate) && !all.contains(&formats) {
+                    all.push(formats);
+                }
+            }
+            let mut best: Option<(f64, Vec<Format>)> = None;
+            for formats in all {
+                let time = timed(&formats, &mut choice)?;
+                if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                    best = Some((time, formats));
+                }
+            }
+            best.map(|(_, formats)| formats).unwrap_or_default()
+        }
+        Auto::BytesUnderLatency(bound) => {
+            let bound = bound.as_secs_f64() * 1e6;
+            let mut target = bound;
+            let mut found = None;
+            // The parts do not know of the conversions between them: aim lower until the whole is fast enough.
+            for _ in 0..6 {
+                let formats = under(&choice, target);
+                let time = timed(&formats, &mut choice)?;
+                if time <= bound {
+                    found = Some(formats);
+                    break;
+                }
+                target *= (bound / time).min(0.9);
+            }
+            match found {
+                Some(formats) => formats,
+                None => {
+                    let formats = fastest(&choice);
+                    let time = timed(&formats, &mut choice)?;
+                    if time > bound {
+                        let reason = format!(
+                            "the fastest that was found takes {time:.1} us, the bound is {bound:.1} us"
+                        );
+                        return Err(Error::Unsupported { what: "the bound of latency", reason });
+                    }
+                    formats
+                }
+            }
+        }
+    };
+    Ok((formats, choice))
+}
+
+/// The candidate of each layer with the least key, of those that are accurate.
+fn pick(choice: &Choice, key: impl Fn(&Candidate) -> (f64, f64)) -> Vec<Format> {
+    let best = |layer: &Vec<Candidate>| {
+        let accurate = layer.iter().filter(|c| c.accurate);
+        let least = accurate.min_by(|a, b| {
+            let (a, b) = (key(a), key(b));
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        least.map_or(Format::Dense, |c| c.format)
+    };
+    choice.layers.iter().map(best).collect()
+}
+
+/// The fastest candidate of each layer; of those that are no more than 5 percent slower, the most accurate.
+fn fastest(choice: &Choice) -> Vec<Format> {
+    let best = |layer: &Vec<Candidate>| {
+        let accurate = || layer.iter().filter(|c| c.accurate);
+        let least = accurate().map(|c| c.latency.median_us).fold(f64::INFINITY, f64::min);
+        let near = accurate().filter(|c| c.latency.median_us <= 1.05 * least);
+        // The first of the largest.
+        let most = near.rev().max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        most.map_or(Format::Dense, |c| c.format)
+    };
+    choice.layers.iter().map(best).collect()
+}
+
+/// Fewest bytes whose latencies add up to no more than `target`: from the fastest of each layer on, whatever saves most
+/// bytes for its time comes first.
+fn under(choice: &Choice, target: f64) -> Vec<Format> {
+    let mut now = fastest(choice);
+    let of = |layer: &[Candidate], format: Format| layer.iter().copied().find(|c| c.format == format);
+    loop {
+        let current: Vec<Candidate> =
+            choice.layers.iter().zip(&now).filter_map(|(layer, &format)| of(layer, format)).collect();
+        let total: f64 = current.iter().map(|c| c.latency.median_us).sum();
+        let mut best: Option<(f64, usize, Format)> = None;
+        for (i, (layer, current)) in choice.layers.iter().zip(&current).enumerate() {
+            for c in layer.iter().filter(|c| c.accurate && c.bytes < current.bytes) {
+                let slower = c.latency.median_us - current.latency.median_us;
+                let worth = (current.bytes - c.bytes) as f64 / slower.max(1e-3);
+                if total + slower <= target && best.is_none_or(|(most, ..)| worth > most) {
+                    best = Some((worth, i, c.format));
+                }
+            }
+        }
+        match best {
+            Some((_, i, format)) => now[i] = format,
+            None => return now,
+        }
+    }
+}
+
+/// Every format of one layer, whose inputs are `x`.
+fn candidates<F: Element>(
+    layer: &Linear<F>,
+    codes_out: bool,
+    x: ArrayView2<'_, F>,
+    config: &Config<'_, F>,
+) -> Result<Vec<Candidate>> {
+    let Weights::Float { weight, .. } = &layer.weights else { return Ok(Vec::new()) };
+    let zeros = weight.iter().filter(|w| **w == F::zero()).count();
+    let sparse = zeros as f64 >= SPARSE * weight.len() as f64;
+    let two_four = check_two_four(weight, layer.inputs).is_ok();
+    let block = [Block::Linear(layer.clone())];
+    let alone = |format, input, output| -> Result<Engine<F>> {
+        let config = Config {
+            calibration: Some(x),
+            input,
+            output,
+            correction: Correction::Mean,
+            layers: Vec::new(),
+            ..config.clone()
+        };
+        let recipe = build(layer.inputs, &block, &[format], &config)?;
+        Engine::from_recipe(recipe, config.isa, config.pool)
+    };
+    let some = x.slice(ndarray::s![..x.nrows().min(ROWS), ..]);
+    let exact = alone(Format::Dense, Io::Float, Io::Float)?.predict(some)?;
+    let batch = repeated(x, config.batch);
+    let mut all = Vec::new();
+    for format in Format::ALL {
+        let possible = match format {
+            Format::Sparse | Format::SparseInt8 => sparse,
+            Format::TwoFour | Format::TwoFourInt8 => two_four,
+            _ => true,
+        };
+        if !possible {
+            continue;
+        }
+        let found = match alone(format, Io::Float, Io::Float) {
+            Ok(engine) => engine.predict(some)?,
+            // Sums that 32 bits cannot hold.
+            Err(Error::Unsupported { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let sqnr_db = sqnr(exact.iter().copied(), found.iter().copied());
+        let input = if format.is_static() { Io::Codes } else { Io::Float };
+        let output = if format.is_static() && codes_out { Io::Codes } else { Io::Float };
+        let latency = alone(format, input, output)?.measure(batch.view(), BUDGET)?;
+        let accurate = sqnr_db >= config.floor_db || !format.is_integer();
+        all.push(Candidate { format, sqnr_db, bytes: stored_bytes(layer, format)?, latency, accurate });
+    }
+    Ok(all)
+}
+
+/// Signal to noise in decibels.
+pub(crate) fn sqnr<F: Element>(exact: impl Iterator<Item = F>, found: impl Iterator<Item = F>) -> f64 {
+    let (mut signal, mut noise) = (0.0, 0.0);
+    for (exact, found) in exact.zip(found) {
+        let (exact, found) = (exact.as_f64(), found.as_f64());
+        signal += exact * exact;
+        noise += (exact - found) * (exact - found);
+    }
+    if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
+}
+
+/// Bytes of weights, scales, indices and bias.
+fn stored_bytes<F: Element>(layer: &Linear<F>, format: Format) -> Result<usize> {
+    let Weights::Float { weight, .. } = &layer.weights else { return Ok(0) };
+    let (n, outputs) = (weight.len(), layer.outputs);
+    let nonzero = layer.nonzero();
+    let rest = if format.is_integer() { 8 * outputs } else { F::BYTES * outputs };
+    let weights = match format {
+        Format::Dense => F::BYTES * n,
+        Format::Sparse => {
+            let view = ArrayView2::from_shape((outputs, layer.inputs), weight)
+                .map_err(|error| Error::Unsupported { what: "weights", reason: error.to_string() })?;
+            SparseTensor::new(view).size_bytes()
+        }
+        Format::Int8 | Format::Int8Dynamic => n,
+        Format::Int4 => n.div_ceil(2),
+        // A bit for each weight, a byte for those that are not 0.
+        Format::SparseInt8 => n.div_ceil(8) + nonzero,
+        // Half of the weights, two bits each for where they are.
+        Format::TwoFour => F::BYTES * n.div_ceil(2) + n.div_ceil(8),
+        Format::TwoFourInt8 => n.div_ceil(2) + n.div_ceil(8),
+    };
+    Ok(weights + rest)
+}
+
+/// So many rows, from the first on and again.
+pub(crate) fn repeated<F: Element>(x: ArrayView2<'_, F>, rows: usize) -> ndarray::Array2<F> {
+    let count = x.nrows().max(1);
+    ndarray::Array2::from_shape_fn((rows, x.ncols()), |(i, j)| x[[i % count, j]])
+}

@@ -1,0 +1,77 @@
+//! From the trained network to blocks: batch norms folded, dropout gone, dead neurons cut out, activations joined to
+//! the linear layer before them.
+
+use super::format::Format;
+use super::recipe::{Block, Linear, Weights};
+use crate::error::Result;
+use crate::float::{Float, check_finite};
+use crate::nn::{Layer, Mlp};
+
+/// Blocks of float weights that give the same as the network.
+pub(super) fn lower<F: Float>(mlp: &Mlp<F>) -> Result<Vec<Block<F>>> {
+    let (small, _) = mlp.fold_batch_norm()?.shrink()?;
+    let mut blocks: Vec<Block<F>> = Vec::new();
+    for layer in small.layers() {
+        match layer {
+            Layer::Linear(linear) => blocks.push(Block::Linear(Linear {
+                inputs: linear.inputs(),
+                outputs: linear.outputs(),
+                format: Format::Dense,
+                weights: Weights::Float {
+                    weight: match linear.weight().as_slice() {
+                        Some(weight) => weight.to_vec(),
+                        None => linear.weight().iter().copied().collect(),
+                    },
+                    bias: linear.bias().map(|bias| bias.to_vec()),
+                },
+                activation: None,
+            })),
+            Layer::BatchNorm(norm) => {
+                let (scale, shift) = norm.scale_shift();
+                blocks.push(Block::Affine { scale: scale.to_vec(), shift: shift.to_vec() });
+            }
+            Layer::LayerNorm(norm) => blocks.push(Block::LayerNorm(norm.clone())),
+            Layer::Activation(activation) => match blocks.last_mut() {
+                Some(Block::Linear(linear)) if linear.activation.is_none() => {
+                    linear.activation = Some(*activation);
+                }
+                _ => blocks.push(Block::Activation(*activation)),
+            },
+            Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
+        }
+    }
+    for linear in small.linears() {
+        check_finite("weight", &linear.weight())?;
+    }
+    Ok(blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Activation;
+    use rand::SeedableRng;
+    use rand::rngs::Xoshiro256PlusPlus;
+
+    #[test]
+    fn what_only_training_needs_is_gone() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mlp = Mlp::builder(6).linear(5).batch_norm().relu().dropout(0.5).linear(4).tanh().linear(2);
+        let blocks = lower(&mlp.build::<f32>(&mut rng).unwrap()).unwrap();
+        let activations: Vec<_> = blocks
+            .iter()
+            .map(|block| match block {
+                Block::Linear(linear) => linear.activation,
+                _ => panic!("a block that is not linear"),
+            })
+            .collect();
+        assert_eq!(activations, [Some(Activation::Relu), Some(Activation::Tanh), None]);
+    }
+
+    #[test]
+    fn a_batch_norm_without_a_linear_neighbour_scales_and_shifts() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mlp = Mlp::builder(6).linear(5).relu().batch_norm().build::<f64>(&mut rng).unwrap();
+        assert!(matches!(lower(&mlp).unwrap()[..], [Block::Linear(_), Block::Affine { .. }]));
+    }
+}

@@ -1,0 +1,347 @@
+//! The engine: a network that runs, and nothing else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+
+use super::bound::Bound;
+use super::build::{build, set_layers};
+use super::choose::{Choice, choose};
+use super::config::{Config, Formats};
+use super::element::Element;
+use super::format::{Batch, BatchMut, Format, Io};
+use super::lower::lower;
+use super::machine::{CHUNK, Machine};
+use super::recipe::{Block, Output, Recipe, Sums, Weights};
+use super::stage::Op;
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+use crate::float::{check_finite, check_shape};
+use crate::kernel::{Grid, Isa, Pool, dequantize, quantize};
+use crate::nn::Mlp;
+use crate::quantize::QuantParams;
+
+/// A network ready to be deployed: immutable, shared by threads, no allocation in a call.
+///
+/// It holds its weights twice: packed for the kernels, and as they are stored, to be saved again.
+///
+/// ```
+/// use trimnet::engine::{Config, Engine, Format};
+/// use trimnet::ndarray::Array2;
+/// use trimnet::nn::Mlp;
+/// use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+///
+/// let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+/// let mlp = Mlp::builder(20).linear(32).relu().linear(4).build::<f32>(&mut rng)?;
+/// let data = Array2::from_shape_fn((100, 20), |(i, j)| ((i * 7 + j * 3) % 11) as f32 / 11.0);
+///
+/// let config = Config::new(Format::Int8).with_calibration(data.view());
+/// let engine = Engine::build(&mlp, &config)?;
+/// let error = (engine.predict(data.view())? - mlp.predict(data.view())?).mapv(f32::abs);
+/// assert!(error.iter().all(|&error| error < 0.05));
+///
+/// // One row at a time, with memory that is made once.
+/// let mut workspace = engine.workspace(1);
+/// let row = data.row(0).to_vec();
+/// assert_eq!(engine.predict_one(&row, &mut workspace)?, engine.predict(data.view())?.row(0).to_vec());
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Engine<F> {
+    recipe: Recipe<F>,
+    machine: Machine<F>,
+    choice: Option<Choice>,
+    /// Tells its workspaces from those of others; a clone shares them.
+    id: u64,
+}
+
+/// A linear layer of an engine.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerInfo {
+    /// How it is stored and multiplied.
+    pub format: Format,
+    /// Inputs.
+    pub inputs: usize,
+    /// Outputs.
+    pub outputs: usize,
+    /// Weights that are not zero.
+    pub nonzero: usize,
+    /// Bytes of the packed weights, which one product reads.
+    pub packed_bytes: usize,
+    /// The codes of its input, if their scale is static.
+    pub input: Option<QuantParams<f32>>,
+    /// The codes that an activation other than relu looks up.
+    pub before_activation: Option<QuantParams<f32>>,
+    /// The codes of its output, if codes come out.
+    pub output: Option<QuantParams<f32>>,
+    /// The worst case of its integer sums.
+    pub bound: Option<Bound>,
+}
+
+impl<F: Element> Engine<F> {
+    /// Folds, shrinks, quantizes and packs a network.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for static activations without calibration data, and for a format that a layer cannot have;
+    /// [`Error::Shape`] and [`Error::NotFinite`] for calibration data that is not of the network or not of numbers;
+    /// [`Error::NotFinite`] for a weight that is not a number; [`Error::OutOfRange`] for a layer that is not there.
+    pub fn build(mlp: &Mlp<F>, config: &Config<'_, F>) -> Result<Self> {
+        let (inputs, blocks) = (mlp.inputs(), lower(mlp)?);
+        let (mut formats, choice) = match config.formats {
+            Formats::Same(format) => (vec![format; mlp.linears().count()], None),
+            Formats::Measured(auto) => {
+                let (formats, choice) = choose(inputs, &blocks, auto, config)?;
+                (formats, Some(choice))
+            }
+        };
+        set_layers(config, &mut formats)?;
+        let recipe = build(inputs, &blocks, &formats, config)?;
+        Ok(Self { choice, ..Self::from_recipe(recipe, config.isa, config.pool.clone())? })
+    }
+
+    /// Packs what was built or loaded.
+    pub(crate) fn from_recipe(recipe: Recipe<F>, isa: Isa, pool: Pool) -> Result<Self> {
+        recipe.check()?;
+        let machine = Machine::new(&recipe, isa, pool);
+        Ok(Self { recipe, machine, choice: None, id: next_id() })
+    }
+
+    /// What a file holds.
+    pub(crate) fn recipe(&self) -> &Recipe<F> {
+        &self.recipe
+    }
+
+    /// The numbers behind each linear layer and its activation, of a batch of numbers: what codes stand for, where codes are.
+    pub(crate) fn behind_linears(&self, x: ArrayView2<'_, F>) -> Result<Vec<Array2<F>>> {
+        let ends =
+            self.recipe.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Linear(_)));
+        let part = |end: usize| -> Result<Array2<F>> {
+            let recipe = Recipe {
+                inputs: self.recipe.inputs,
+                entry: self.recipe.entry,
+                exit: None,
+                blocks: self.recipe.blocks[..=end].to_vec(),
+            };
+            let part = Self::from_recipe(recipe, self.machine.isa, self.machine.pool.clone())?;
+            let mut out = Array2::zeros((x.nrows(), part.outputs()));
+            let x: Vec<F> = x.iter().copied().collect();
+            let codes = part.encode(&x);
+            let x = if part.entry().is_some() { Batch::Codes(&codes) } else { Batch::Float(&x) };
+            let out_slice = out.as_slice_mut().unwrap_or_default();
+            part.run(x, BatchMut::Float(out_slice), &mut part.workspace(CHUNK))?;
+            Ok(out)
+        };
+        ends.map(|(end, _)| part(end)).collect()
+    }
+
+    /// Numbers or codes of one row that goes in.
+    pub fn inputs(&self) -> usize {
+        self.machine.inputs
+    }
+
+    /// Numbers or codes of one row that comes out.
+    pub fn outputs(&self) -> usize {
+        self.machine.outputs
+    }
+
+    /// What goes in and what comes out.
+    pub fn io(&self) -> (Io, Io) {
+        let io = |params: Option<_>| if params.is_some() { Io::Codes } else { Io::Float };
+        (io(self.recipe.entry), io(self.recipe.exit))
+    }
+
+    /// Scale and zero point of the codes that go in, if codes do.
+    pub fn entry(&self) -> Option<QuantParams<f32>> {
+        self.recipe.entry
+    }
+
+    /// Scale and zero point of the codes that come out, if codes do.
+    pub fn exit(&self) -> Option<QuantParams<f32>> {
+        self.recipe.exit
+    }
+
+    /// The instructions that it runs on.
+    pub fn isa(&self) -> Isa {
+        self.machine.isa
+    }
+
+    /// The threads that it may use.
+    pub fn pool(&self) -> &Pool {
+        &self.machine.pool
+    }
+
+    /// The same network on other threads. Its workspaces are to be made anew.
+    #[must_use]
+    pub fn with_pool(self, pool: Pool) -> Self {
+        Self { machine: Machine { pool, ..self.machine }, id: next_id(), ..self }
+    }
+
+    /// What formats were measured, if this engine was built by [`Config::auto`]; a file does not hold it.
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
+    /// The codes of numbers at the entry; nothing if numbers go in.
+    pub fn encode(&self, x: &[F]) -> Vec<u8> {
+        let Some(entry) = self.recipe.entry else { return Vec::new() };
+        let mut codes = vec![0; x.len()];
+        let scale = F::of(f64::from(entry.scale));
+        let grid = Grid { scale, zero_point: entry.zero_point, low: 0, high: 255 };
+        quantize(self.machine.isa, x, grid, &mut codes);
+        codes
+    }
+
+    /// The numbers of codes at the exit; nothing if numbers come out.
+    pub fn decode(&self, codes: &[u8]) -> Vec<F> {
+        let Some(exit) = self.recipe.exit else { return Vec::new() };
+        let mut x = vec![F::zero(); codes.len()];
+        dequantize(self.machine.isa, codes, F::of(f64::from(exit.scale)), exit.zero_point, &mut x);
+        x
+    }
+
+    /// The linear layers, first to last.
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        let linears = self.machine.stages.iter().filter_map(|stage| match &stage.op {
+            Op::Linear(linear) => Some(&**linear),
+            _ => None,
+        });
+        let info = |(layer, linear): (&super::recipe::Linear<F>, &super::linear::Linear<F>)| {
+            let mut info = LayerInfo {
+                format: layer.format,
+                inputs: layer.inputs,
+                outputs: layer.outputs,
+                nonzero: layer.nonzero(),
+                packed_bytes: linear.size_bytes(),
+                input: None,
+                before_activation: None,
+                output: None,
+                bound: None,
+            };
+            if let Weights::Codes { codes, sums, .. } = &layer.weights {
+                info.bound = Some(Bound::dynamic(codes, layer.inputs));
+                if let Sums::Static { input, bias, output } = sums {
+                    let bound = Bound::of(codes, layer.inputs, input.zero_point, bias);
+                    info.bound = Some(Bound { parts: linear.parts(), ..bound });
+                    info.input = Some(*input);
+                    if let Output::Codes { before, after } = output {
+                        (info.before_activation, info.output) = (*before, Some(*after));
+                    }
+                }
+            }
+            info
+        };
+        self.recipe.linears().zip(linears).map(info).collect()
+    }
+
+    /// The memory that one caller needs, for batches of up to `rows` rows at full speed; larger ones are cut.
+    ///
+    /// Nothing is allocated by calls that use it.
+    pub fn workspace(&self, rows: usize) -> Workspace<F> {
+        let mut workspace = self.machine.workspace(rows, self.id);
+        self.machine.warm(&mut workspace);
+        workspace
+    }
+
+    /// Runs a batch of rows; everything else is made of this.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for lengths that are not of the same whole number of rows; [`Error::Unsupported`] for numbers where
+    /// the engine takes or gives codes, and the other way round, and for the workspace of another engine;
+    /// [`Error::NotFinite`] for NaN or infinity in the input, and where a layer norm meets them.
+    pub fn run(&self, x: Batch<'_, F>, out: BatchMut<'_, F>, workspace: &mut Workspace<F>) -> Result<()> {
+        let rows = x.len() / self.inputs();
+        check_shape("input", &[x.len()], &[rows * self.inputs()])?;
+        check_shape("output", &[out.len()], &[rows * self.outputs()])?;
+        if (x.io(), out.io()) != self.io() {
+            let (input, output) = self.io();
+            let reason = format!("this one takes {input:?} and gives {output:?}: see Engine::io");
+            return Err(Error::Unsupported { what: "the input and output of the engine", reason });
+        }
+        if workspace.engine != self.id {
+            let reason = "it was made for another engine: use Engine::workspace of this one".into();
+            return Err(Error::Unsupported { what: "the workspace", reason });
+        }
+        if let Batch::Float(x) = x {
+            let view = ArrayView2::from_shape((rows, self.inputs()), x);
+            check_finite("input", &view.map_err(|error| unshaped(&error))?)?;
+        }
+        self.machine.run(rows, x, out, workspace)
+    }
+
+    /// Outputs of a batch `[rows, inputs]`, into `out` `[rows, outputs]`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn predict_into(
+        &self,
+        x: ArrayView2<'_, F>,
+        mut out: ArrayViewMut2<'_, F>,
+        workspace: &mut Workspace<F>,
+    ) -> Result<()> {
+        check_shape("input", x.shape(), &[x.nrows(), self.inputs()])?;
+        check_shape("output", out.shape(), &[x.nrows(), self.outputs()])?;
+        if let (Some(x), Some(out)) = (x.as_slice(), out.as_slice_mut()) {
+            return self.run(Batch::Float(x), BatchMut::Float(out), workspace);
+        }
+        // Other strides: by way of memory of our own.
+        let (mut input, mut output) =
+            (std::mem::take(&mut workspace.input), std::mem::take(&mut workspace.output));
+        input.clear();
+        input.extend(x.iter().copied());
+        output.clear();
+        output.resize(out.len(), F::zero());
+        let result = self.run(Batch::Float(&input), BatchMut::Float(&mut output), workspace);
+        out.iter_mut().zip(&output).for_each(|(out, &y)| *out = y);
+        (workspace.input, workspace.output) = (input, output);
+        result
+    }
+
+    /// Outputs of a batch `[rows, inputs]`, `[rows, outputs]`, with memory of its own: for calls that are rare.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn predict(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        let mut out = Array2::zeros((x.nrows(), self.outputs()));
+        let mut workspace = self.machine.workspace(x.nrows(), self.id);
+        self.predict_into(x, out.view_mut(), &mut workspace)?;
+        Ok(out)
+    }
+
+    /// Outputs of one row, which stay in the workspace until the next call.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn predict_one<'w>(&self, x: &[F], workspace: &'w mut Workspace<F>) -> Result<&'w [F]> {
+        check_shape("input", &[x.len()], &[self.inputs()])?;
+        let mut output = std::mem::take(&mut workspace.output);
+        output.resize(self.outputs(), F::zero());
+        let result = self.run(Batch::Float(x), BatchMut::Float(&mut output), workspace);
+        workspace.output = output;
+        result.map(|()| &workspace.output[..])
+    }
+
+    /// The index of the largest output of each row; ties go to the lower index.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn classify(&self, x: ArrayView2<'_, F>) -> Result<Vec<usize>> {
+        Ok(crate::nn::metrics::predictions(self.predict(x)?.view()))
+    }
+}
+
+/// What no other engine of this process has.
+fn next_id() -> u64 {
+    static COUNTER: AtomicU64 = AtomicU64::new(1);
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
+
+fn unshaped(error: &ndarray::ShapeError) -> Error {
+    Error::Unsupported { what: "the input", reason: error.to_string() }
+}
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Engine<f32>>();
+    shared::<Engine<f64>>();
+};
