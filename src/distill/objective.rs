@@ -16,7 +16,8 @@ use crate::error::Result;
 use crate::float::{Float, check_shape};
 use crate::nn::loss::{cross_entropy, mse};
 use crate::nn::{
-    Batch, CrossEntropy, Dataset, Evaluated, MeanSquaredError, Mlp, Objective, TargetsView, Workspace,
+    Batch, CrossEntropy, Dataset, Evaluated, HiddenGrads, MeanSquaredError, Mlp, Objective, TargetsView,
+    Workspace,
 };
 
 /// How the outputs of student and teacher are compared.
@@ -187,7 +188,7 @@ impl<F: Float> Objective<F> for Distillation<'_, F> {
         hidden: &[ArrayView2<'_, F>],
         batch: &Batch<'_, F>,
         doutputs: &mut Array2<F>,
-    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+    ) -> Result<(F, HiddenGrads<F>)> {
         let teacher = self.source.of(batch, &mut self.workspace)?; // [batch, outputs]
         let mut loss = self.compare(outputs, teacher.view(), batch, doutputs)?;
         self.workspace.recycle(teacher);

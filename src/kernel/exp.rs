@@ -4,7 +4,7 @@
 //! e^x = 2^n * e^r        n = rne(x / ln 2)        r = x - n * ln 2, |r| <= ln 2 / 2
 //! ```
 //!
-//! `ln 2` comes in two parts, the upper one with so few bits that `n` times it is exact. `e^r` is Cephes' polynomial in
+//! `ln 2` comes in two parts, the upper one (355/512 in `f32`) with so few bits that `n` times it is exact. `e^r` is Cephes' polynomial in
 //! `f32` and the series up to `r^13` in `f64`; no fused steps, so that every instruction set gives the same bits. Off by at
 //! most 2 units in the last place down to the least normal number, and 0 below it.
 
@@ -39,7 +39,7 @@ macro_rules! exp {
     };
 }
 
-exp!(f32, u32, i32, 23, 127, lowest: -87.336_54, ln2: 0.693_359_375 + -2.121_944_4e-4, [
+exp!(f32, u32, i32, 23, 127, lowest: -87.336_54, ln2: 0.693_359_4 + -2.121_944_4e-4, [
     1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5
 ]);
 

@@ -432,6 +432,42 @@ mod tests {
                 }
 
                 #[test]
+                fn leaving_out_zeros_changes_no_bit() {
+                    for isa in Isa::available() {
+                        let scratch = &mut ScratchReal::default();
+                        for (rows, inputs, outputs) in
+                            [(14, 40, 33), (128, 200, 37), (29, 131, 64), (1, 9, 5)]
+                        {
+                            let mut x = numbers::<$t>(1, rows * inputs);
+                            // Whole columns, whole rows, and every other block of 32 columns of some rows.
+                            for (at, x) in x.iter_mut().enumerate() {
+                                let (i, k) = (at / inputs, at % inputs);
+                                if k % 3 == 0 || i % 5 == 1 || (i % 2 == 0 && k / 32 % 2 == 0) {
+                                    *x = if k % 2 == 0 { 0.0 } else { -0.0 };
+                                }
+                            }
+                            let w = numbers::<$t>(2, inputs * outputs);
+                            let dy = numbers::<$t>(3, rows * outputs);
+                            let bias = numbers::<$t>(4, outputs);
+                            let x = Matrix::new(&x, rows, inputs);
+                            let (w, dy) = (Matrix::new(&w, outputs, inputs), Matrix::new(&dy, rows, outputs));
+                            let mut y = vec![9.0; rows * outputs];
+                            let out = MatrixMut::new(&mut y, rows, outputs);
+                            affine(isa, x, w, Some(&bias), Fused::Identity, out, scratch);
+                            let mut expected = chain(isa, x, w.transposed());
+                            for row in expected.chunks_exact_mut(outputs) {
+                                row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
+                            }
+                            assert_eq!(y, expected, "{isa} {rows} {inputs} {outputs}");
+                            let mut dw = vec![9.0; outputs * inputs];
+                            let out = MatrixMut::new(&mut dw, outputs, inputs);
+                            product(isa, dy.transposed(), x, Update::Replace, out, scratch);
+                            assert_eq!(dw, chain(isa, dy.transposed(), x), "{isa} {rows} {inputs} {outputs}");
+                        }
+                    }
+                }
+
+                #[test]
                 fn every_set_gives_the_bits_of_the_chain_whatever_the_batch_and_the_division() {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();

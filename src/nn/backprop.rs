@@ -1,7 +1,7 @@
 //! Training passes: forward with a cache, and back through it.
 //!
-//! An array is written where the one before it ends: a relu that feeds a linear layer (perhaps through dropout) rides on
-//! what is before it and keeps nothing, because the input that the linear layer keeps is positive exactly where it was.
+//! A relu between two linear layers rides on the first and keeps nothing: the input that the second keeps is positive
+//! exactly where it was.
 
 use ndarray::{Array2, ArrayView2};
 use rand::Rng;
@@ -90,7 +90,7 @@ impl<F: Float> Mlp<F> {
             let relu = matches!(next, [Layer::Activation(Activation::Relu), then @ ..] if feeds_linear(then));
             let rides = relu && matches!(layer, Layer::Linear(_)) && !hidden.contains(&index);
             let (y, layer_cache) = if rode {
-                (flow.into_owned(workspace), LayerCache::Relu)
+                (flow.into_owned(workspace), LayerCache::Relu(None))
             } else {
                 layer.forward(flow, rides, feeds_linear(next), rng, workspace)?
             };
@@ -237,8 +237,7 @@ impl<F: Float> Mlp<F> {
     }
 }
 
-/// Whether these layers begin with a linear one, dropout aside.
+/// Whether these layers begin with a linear one.
 fn feeds_linear<F>(layers: &[Layer<F>]) -> bool {
-    let first = layers.iter().find(|layer| !matches!(layer, Layer::Dropout(_)));
-    matches!(first, Some(Layer::Linear(_)))
+    matches!(layers, [Layer::Linear(_), ..])
 }

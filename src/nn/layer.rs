@@ -8,7 +8,7 @@ use super::grads::LayerGrads;
 use super::linear::Linear;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
-use crate::float::{Float, check_shape, elements, elements_mut};
+use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
 use crate::kernel::{Fused, Work, with};
 use crate::normalize::{BatchNorm, LayerNorm};
 use crate::regularize::{Dropout, GaussianNoise};
@@ -96,7 +96,7 @@ impl<F: Float> Layer<F> {
     }
 
     /// Training: the output, and what [`backward`](Self::backward) needs. `rides`: the next layer is a relu, and may be
-    /// done here. `feeds`: the next layer with a cache is linear, and what goes into it tells what a relu needs.
+    /// done here. `feeds`: the next layer is linear, and what goes into it tells what a relu needs.
     pub(super) fn forward(
         &mut self,
         x: Flow<'_, F>,
@@ -125,7 +125,11 @@ impl<F: Float> Layer<F> {
                 let (y, cache) = norm.normalize_batch(x)?;
                 (y, LayerCache::LayerNorm(cache))
             }
-            Self::Activation(Activation::Relu) if feeds => (Activation::Relu.apply(x), LayerCache::Relu),
+            Self::Activation(Activation::Relu) => {
+                let y = Activation::Relu.apply(x);
+                let kept = (!feeds).then(|| workspace.copy(y.view()));
+                (y, LayerCache::Relu(kept))
+            }
             Self::Activation(activation) => {
                 let (y, cache) = activation.forward(x);
                 (y, LayerCache::Activation(cache))
@@ -166,10 +170,14 @@ impl<F: Float> Layer<F> {
                 }
                 (dx, LayerGrads::Linear(grads))
             }
-            (Self::Activation(Activation::Relu), LayerCache::Relu) => {
-                let y = fed.as_ref().ok_or_else(Self::other_network)?;
+            (Self::Activation(Activation::Relu), LayerCache::Relu(kept)) => {
+                let y = kept.as_ref().or(fed.as_ref()).ok_or_else(Self::other_network)?;
                 check_shape("dy", dy.shape(), y.shape())?;
+                dy = into_rows(dy);
                 with(workspace.isa(), ReluBackward(elements(y), elements_mut(&mut dy)));
+                if let Some(kept) = kept {
+                    workspace.recycle(kept);
+                }
                 (Some(dy), LayerGrads::None)
             }
             (Self::BatchNorm(norm), LayerCache::BatchNorm(cache)) => {
@@ -265,8 +273,8 @@ pub(super) enum Reach {
 pub(super) enum LayerCache<F: Float> {
     /// Its input; `None` for that of the network.
     Linear(Option<Array2<F>>),
-    /// A relu that kept nothing.
-    Relu,
+    /// The output of a relu; `None` for what goes into the linear layer after it.
+    Relu(Option<Array2<F>>),
     BatchNorm(<BatchNorm<F> as Normalizer<F>>::Cache),
     LayerNorm(<LayerNorm<F> as Normalizer<F>>::Cache),
     Activation(ActivationCache<F>),

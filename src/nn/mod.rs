@@ -41,7 +41,7 @@ pub use linear::{Linear, LinearGrads};
 pub use metrics::ConfusionMatrix;
 pub use mlp::Mlp;
 pub use objective::{
-    CrossEntropy, Evaluated, Evaluation, MeanSquaredError, Objective, evaluate, evaluate_with,
+    CrossEntropy, Evaluated, Evaluation, HiddenGrads, MeanSquaredError, Objective, evaluate, evaluate_with,
 };
 pub use optimizer::{Decay, Optimizer};
 pub use parameter::{Parameter, ParameterKind};

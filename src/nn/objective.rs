@@ -46,7 +46,7 @@ pub trait Objective<F: Float> {
         hidden: &[ArrayView2<'_, F>],
         batch: &Batch<'_, F>,
         doutputs: &mut Array2<F>,
-    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+    ) -> Result<(F, HiddenGrads<F>)> {
         let evaluated = self.evaluate(outputs, hidden, batch)?;
         *doutputs = evaluated.doutputs;
         Ok((evaluated.loss, evaluated.dhidden))
@@ -74,8 +74,11 @@ pub struct Evaluated<F> {
     /// Gradient by the outputs `[batch, outputs]`.
     pub doutputs: Array2<F>,
     /// Gradients by the outputs of layers, as many as [`Objective::hidden_layers`] names.
-    pub dhidden: Vec<(usize, Array2<F>)>,
+    pub dhidden: HiddenGrads<F>,
 }
+
+/// Gradients by the outputs of layers, each with its layer.
+pub type HiddenGrads<F> = Vec<(usize, Array2<F>)>;
 
 /// Softmax cross-entropy with the labels: classification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +111,7 @@ impl<F: Float> Objective<F> for CrossEntropy {
         _: &[ArrayView2<'_, F>],
         batch: &Batch<'_, F>,
         doutputs: &mut Array2<F>,
-    ) -> Result<(F, Vec<(usize, Array2<F>)>)> {
+    ) -> Result<(F, HiddenGrads<F>)> {
         let loss = cross_entropy_into(outputs, labels(batch.targets)?, doutputs.view_mut())?;
         Ok((loss, Vec::new()))
     }
