@@ -25,7 +25,10 @@ mod peers {
     pub mod case;
     pub mod check;
     pub mod data;
+    pub mod kmeans;
+    pub mod layers;
     pub mod prune;
+    pub mod quantize;
     pub mod sparse;
 }
 
@@ -38,7 +41,13 @@ use regex::Regex;
 
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {
-    let families = [peers::sparse::cases(), peers::prune::cases()];
+    let families = [
+        peers::sparse::cases(),
+        peers::prune::cases(),
+        peers::quantize::cases(),
+        peers::layers::cases(),
+        peers::kmeans::cases(),
+    ];
     families.into_iter().flatten().collect()
 }
 
