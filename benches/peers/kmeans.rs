@@ -39,7 +39,7 @@ fn kmeans<F: Float>(context: &Context, k: usize, n: usize) -> Result<Call, Strin
     let pool = Pool::new(context.threads);
     let (mut centroids, mut codes) = (start.clone(), vec![1; n]);
     let few: Vec<F> = x[..1 << 16].to_vec();
-    let mut call = move |centroids: &mut Vec<F>, codes: &mut Vec<u8>| {
+    let call = move |centroids: &mut Vec<F>, codes: &mut Vec<u8>| {
         centroids.copy_from_slice(&start);
         lloyd(black_box(&x), centroids, ITERATIONS, &pool).map_err(|e| e.to_string())?;
         assign_nearest(&x, centroids, codes, &pool).map_err(|e| e.to_string())
