@@ -27,7 +27,10 @@ mod peers {
     pub mod data;
     pub mod engine;
     pub mod softmax;
+    pub mod kmeans;
+    pub mod layers;
     pub mod prune;
+    pub mod quantize;
     pub mod sparse;
     pub mod train;
 }
@@ -45,7 +48,10 @@ fn registry() -> Vec<Case> {
         peers::engine::cases(),
         peers::sparse::cases(),
         peers::prune::cases(),
+        peers::quantize::cases(),
+        peers::layers::cases(),
         peers::softmax::cases(),
+        peers::kmeans::cases(),
         peers::train::cases(),
     ];
     families.into_iter().flatten().collect()

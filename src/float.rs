@@ -32,6 +32,10 @@ pub trait Float:
     #[doc(hidden)]
     fn small_int(self) -> i32;
 
+    /// Towards 0, into the range of the integer; NaN gives 0.
+    #[doc(hidden)]
+    fn truncate(self) -> i32;
+
     /// The nearest value of this type.
     #[doc(hidden)]
     fn of_int(x: i32) -> Self;
@@ -42,26 +46,34 @@ macro_rules! float {
         impl Float for $t {
             const BYTES: usize = size_of::<$t>();
 
+            #[inline(always)]
             fn of(x: f64) -> Self {
                 x as $t
             }
 
+            #[inline(always)]
             fn as_f64(self) -> f64 {
                 f64::from(self)
             }
 
+            #[inline(always)]
             fn round_half_even(self) -> Self {
                 self.round_ties_even()
             }
 
-            #[inline]
+            #[inline(always)]
             fn small_int(self) -> i32 {
                 // At 1.5 * 2^(mantissa bits) the distance of neighbours is 1: the sum rounds, its last bits count.
                 const ANCHOR: $t = $anchor;
                 (self + ANCHOR).to_bits().wrapping_sub(ANCHOR.to_bits()) as i32
             }
 
-            #[inline]
+            #[inline(always)]
+            fn truncate(self) -> i32 {
+                self as i32
+            }
+
+            #[inline(always)]
             fn of_int(x: i32) -> Self {
                 x as $t
             }

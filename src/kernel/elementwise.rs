@@ -73,6 +73,12 @@ macro_rules! code {
 code!(u8);
 code!(i8);
 
+/// The same bytes, as two's complement.
+pub(crate) fn as_signed(codes: &[u8]) -> &[i8] {
+    // SAFETY: `u8` and `i8` have the same size and alignment, and every byte is a value of both.
+    unsafe { std::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) }
+}
+
 /// Where codes lie among the real numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid<F> {

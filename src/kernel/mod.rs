@@ -27,7 +27,7 @@ mod aarch64;
 mod x86_64;
 
 pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
-pub(crate) use elementwise::{Work, with};
+pub(crate) use elementwise::{Work, as_signed, with};
 pub use exp::Exp;
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;

@@ -14,6 +14,34 @@ pub struct AffineGrads<F> {
     pub dbeta: Array1<F>,
 }
 
+impl<F: Float> AffineGrads<F> {
+    /// From `sum dy` and `sum dy * x_hat` of each feature.
+    pub(super) fn of_sums((dbeta, dgamma): (Vec<f64>, Vec<f64>)) -> Self {
+        let array = |sums: Vec<f64>| sums.into_iter().map(F::of).collect();
+        Self { dgamma: array(dgamma), dbeta: array(dbeta) }
+    }
+}
+
+/// `gamma` and `beta`, for loops over parts of rows.
+pub(super) struct Affine<F> {
+    gamma: Vec<F>,
+    beta: Vec<F>,
+}
+
+impl<F: Float> Affine<F> {
+    pub(super) fn new(gamma: &Array1<F>, beta: &Array1<F>) -> Self {
+        Self { gamma: gamma.to_vec(), beta: beta.to_vec() }
+    }
+
+    /// `y = x_hat * gamma + beta`, in place, from column `j` on.
+    #[inline(always)]
+    pub(super) fn run(&self, j: usize, x_hat: &mut [F]) {
+        for ((y, &gamma), &beta) in x_hat.iter_mut().zip(&self.gamma[j..]).zip(&self.beta[j..]) {
+            *y = *y * gamma + beta;
+        }
+    }
+}
+
 /// What `backward` returns for a `dy` of another shape than the output: nothing but NaN.
 pub(super) fn nan_grads<F: Float>(dim: (usize, usize)) -> (Array2<F>, AffineGrads<F>) {
     let features = Array1::from_elem(dim.1, F::nan());

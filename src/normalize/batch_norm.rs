@@ -11,13 +11,16 @@
 //! What differs between frameworks, and spoils imported models in silence, is the running statistics alone:
 //! which side the momentum weights, and which variance is kept. Ioffe and Szegedy, ICML 2015.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Zip};
 
-use super::affine::{AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads};
-use super::columns::{self, Moments};
+use super::affine::{
+    Affine, AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads,
+};
+use super::columns::{self, Moments, each_row};
 use super::running::{BnConvention, Momentum};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
+use crate::kernel::Pool;
 use crate::traits::Normalizer;
 
 /// Normalizes each feature of a batch `[batch, features]` by the batch's own mean and variance while training,
@@ -242,6 +245,158 @@ impl<F: Float> BatchNorm<F> {
     }
 }
 
+/// What the normalized batch was computed with: all that [`BatchNorm::backward_into`] needs beside the batch itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchStatistics<F> {
+    rows: usize,
+    moments: Moments<F>,
+    /// `1 / std`.
+    inverse: Vec<F>,
+    /// `gamma / std`.
+    scale: Vec<F>,
+}
+
+/// Into memory that is there already, on all threads of a pool; the same results for any number of threads, and the same
+/// as of the [`Normalizer`].
+impl<F: Float> BatchNorm<F> {
+    /// As [`normalize`](Normalizer::normalize).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another number of features, or a `y` of another shape than `x`.
+    pub fn normalize_into(
+        &self,
+        x: ArrayView2<'_, F>,
+        mut y: ArrayViewMut2<'_, F>,
+        pool: &Pool,
+    ) -> Result<()> {
+        check_shape("x", x.shape(), &[x.nrows(), self.features()])?;
+        check_shape("the place for y", y.shape(), x.shape())?;
+        match (x.as_slice(), y.as_slice_mut()) {
+            (Some(x), Some(y)) => self.infer(pool, [x], y, |[x], y| y.copy_from_slice(x)),
+            _ => {
+                let mut rows = x.as_standard_layout().into_owned();
+                self.infer(pool, [], elements_mut(&mut rows), |[], _| ());
+                y.assign(&rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`normalize_batch`](Normalizer::normalize_batch). What it returns is of the size of one row: the batch has to
+    /// be kept for the backward pass instead.
+    ///
+    /// ```
+    /// use trimnet::kernel::Pool;
+    /// use trimnet::ndarray::{Array2, array};
+    /// use trimnet::normalize::BatchNorm;
+    ///
+    /// let (mut norm, pool) = (BatchNorm::<f32>::new(1)?, Pool::single());
+    /// let (x, mut y) = (array![[1.0], [2.0], [4.0]], Array2::zeros((3, 1)));
+    /// let batch = norm.normalize_batch_into(x.view(), y.view_mut(), &pool)?;
+    /// let (dy, mut dx) = (array![[1.0], [0.0], [0.0]], Array2::zeros((3, 1)));
+    /// let grads = norm.backward_into(&batch, x.view(), dy.view(), dx.view_mut(), &pool)?;
+    /// assert_eq!(grads.dbeta, array![1.0]);
+    /// # Ok::<(), trimnet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`normalize_batch`](Normalizer::normalize_batch), and [`Error::Shape`] for a `y` of another shape than `x`.
+    pub fn normalize_batch_into(
+        &mut self,
+        x: ArrayView2<'_, F>,
+        mut y: ArrayViewMut2<'_, F>,
+        pool: &Pool,
+    ) -> Result<BatchStatistics<F>> {
+        let (rows, features) = (x.nrows(), self.features());
+        check_shape("x", x.shape(), &[rows, features])?;
+        check_shape("the place for y", y.shape(), x.shape())?;
+        let x = x.as_standard_layout();
+        let x = elements(&x);
+        let batch = self.statistics(x, rows, pool)?;
+        let affine = Affine::new(&self.gamma, &self.beta);
+        let run = |y: &mut [F]| {
+            each_row(pool, features, [x], [y], |j, [x], [y]| {
+                y.copy_from_slice(x);
+                batch.moments.standardize(j, &batch.inverse, y);
+                affine.run(j, y);
+            });
+        };
+        match y.as_slice_mut() {
+            Some(y) => run(y),
+            None => {
+                let mut rows = Array2::zeros(y.raw_dim());
+                run(elements_mut(&mut rows));
+                y.assign(&rows);
+            }
+        }
+        self.update_running(&batch.moments, rows);
+        Ok(batch)
+    }
+
+    /// As [`backward`](Normalizer::backward), from the batch `x` that `batch` describes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `x`, `dy` and `dx` have the shape of that batch.
+    pub fn backward_into(
+        &self,
+        batch: &BatchStatistics<F>,
+        x: ArrayView2<'_, F>,
+        dy: ArrayView2<'_, F>,
+        mut dx: ArrayViewMut2<'_, F>,
+        pool: &Pool,
+    ) -> Result<AffineGrads<F>> {
+        let shape = [batch.rows, batch.scale.len()];
+        check_shape("x", x.shape(), &shape)?;
+        check_shape("dy", dy.shape(), &shape)?;
+        check_shape("the place for dx", dx.shape(), &shape)?;
+        let (x, dy) = (x.as_standard_layout(), dy.as_standard_layout());
+        let BatchStatistics { moments, inverse, scale, .. } = batch;
+        let run = |dx: &mut [F]| {
+            columns::backward_from(pool, moments, inverse, scale, (elements(&x), elements(&dy)), dx)
+        };
+        let sums = match dx.as_slice_mut() {
+            Some(dx) => run(dx),
+            None => {
+                let mut rows = Array2::zeros(dx.raw_dim());
+                let sums = run(elements_mut(&mut rows));
+                dx.assign(&rows);
+                sums
+            }
+        };
+        Ok(AffineGrads::of_sums(sums))
+    }
+
+    fn statistics(&self, x: &[F], rows: usize, pool: &Pool) -> Result<BatchStatistics<F>> {
+        if rows < 2 {
+            return Err(Error::BatchTooSmall { what: "batch norm in training", rows, needed: 2 });
+        }
+        let moments = Moments::of("x", x, self.features(), pool)?;
+        let std: Vec<f64> = moments.m2.iter().map(|m2| (m2 / rows as f64 + self.eps).sqrt()).collect();
+        let inverse = std.iter().map(|std| F::of(1.0 / std)).collect();
+        let scale = self.gamma.iter().zip(&std).map(|(gamma, std)| F::of(gamma.as_f64() / std)).collect();
+        Ok(BatchStatistics { rows, moments, inverse, scale })
+    }
+
+    /// `y = (y - running_mean) * scale + beta`, after `load` has brought parts of the input to `y`.
+    fn infer<const N: usize>(
+        &self,
+        pool: &Pool,
+        x: [&[F]; N],
+        y: &mut [F],
+        load: impl Fn([&[F]; N], &mut [F]) + Sync,
+    ) {
+        let scale = self.scale().mapv(F::of).to_vec();
+        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
+        each_row(pool, self.features(), x, [y], |j, x, [y]| {
+            load(x, y);
+            let settings = running_mean[j..].iter().zip(&scale[j..]).zip(&beta[j..]);
+            for (y, ((&mean, &scale), &beta)) in y.iter_mut().zip(settings) {
+                *y = (*y - mean) * scale + beta;
+            }
+        });
+    }
+}
+
 impl<F: Float> Normalizer<F> for BatchNorm<F> {
     type Cache = BatchNormCache<F>;
     type Grads = AffineGrads<F>;
@@ -250,14 +405,8 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
     fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
         check_width("x", &x, self.features())?;
         let mut y = into_rows(x);
-        let scale = self.scale().mapv(F::of).to_vec();
-        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
-        for row in elements_mut(&mut y).chunks_exact_mut(self.features()) {
-            let settings = running_mean.iter().zip(&scale).zip(&beta);
-            for (y, ((&mean, &scale), &beta)) in row.iter_mut().zip(settings) {
-                *y = (*y - mean) * scale + beta;
-            }
-        }
+        let pool = Pool::for_elements(y.len());
+        self.infer(&pool, [], elements_mut(&mut y), |[], _| ());
         Ok(y)
     }
 
@@ -286,26 +435,19 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
         let features = self.features();
         check_width("x", &x, features)?;
         let rows = x.nrows();
-        if rows < 2 {
-            return Err(Error::BatchTooSmall { what: "batch norm in training", rows, needed: 2 });
-        }
         let mut x_hat = into_rows(x);
-        let moments = Moments::of("x", &x_hat)?;
-        let std: Vec<f64> = moments.m2.iter().map(|m2| (m2 / rows as f64 + self.eps).sqrt()).collect();
-        let inverse: Vec<F> = std.iter().map(|std| F::of(1.0 / std)).collect();
-
-        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
+        let pool = Pool::for_elements(x_hat.len());
+        let batch = self.statistics(elements(&x_hat), rows, &pool)?;
+        let affine = Affine::new(&self.gamma, &self.beta);
         let mut y = Array2::zeros((rows, features));
-        let outputs = elements_mut(&mut y).chunks_exact_mut(features);
-        for (row, y) in elements_mut(&mut x_hat).chunks_exact_mut(features).zip(outputs) {
-            moments.standardize(row, &inverse);
-            for (((y, &x_hat), &gamma), &beta) in y.iter_mut().zip(&*row).zip(&gamma).zip(&beta) {
-                *y = x_hat * gamma + beta;
-            }
-        }
-        let scale = self.gamma.iter().zip(&std).map(|(gamma, std)| F::of(gamma.as_f64() / std)).collect();
-        self.update_running(&moments, rows);
-        Ok((y, BatchNormCache { x_hat, scale }))
+        let outputs = [elements_mut(&mut x_hat), elements_mut(&mut y)];
+        each_row(&pool, features, [], outputs, |j, [], [x_hat, y]| {
+            batch.moments.standardize(j, &batch.inverse, x_hat);
+            y.copy_from_slice(x_hat);
+            affine.run(j, y);
+        });
+        self.update_running(&batch.moments, rows);
+        Ok((y, BatchNormCache { x_hat, scale: batch.scale }))
     }
 
     fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {
@@ -313,9 +455,10 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
             return nan_grads(cache.x_hat.dim());
         }
         let mut dx = into_rows(dy);
-        let (dbeta, dgamma) = columns::backward(elements_mut(&mut dx), elements(&cache.x_hat), &cache.scale);
-        let array = |sums: Vec<f64>| sums.into_iter().map(F::of).collect();
-        (dx, AffineGrads { dgamma: array(dgamma), dbeta: array(dbeta) })
+        let pool = Pool::for_elements(dx.len());
+        let x_hat = elements(&cache.x_hat);
+        let sums = columns::backward(&pool, elements_mut(&mut dx), x_hat, &cache.scale);
+        (dx, AffineGrads::of_sums(sums))
     }
 }
 
@@ -457,5 +600,41 @@ mod tests {
         assert_eq!(few.normalize(x.select(Axis(1), &[2, 0])).unwrap(), expected);
         assert!(matches!(norm.select(&[3]), Err(Error::OutOfRange { name: "keep", .. })));
         assert!(matches!(norm.select(&[]), Err(Error::Empty { .. })));
+    }
+
+    #[test]
+    fn into_memory_gives_the_bits_of_the_normalizer_on_any_number_of_threads() {
+        for (rows, width) in [(2, 1), (3, 17), (130, 2500), (67, 48)] {
+            let sample = |k: usize| {
+                Array2::from_shape_fn((rows, width), |(i, j)| {
+                    ((i * 37 + j * 11 + k) % 101) as f32 * 0.37 - k as f32
+                })
+            };
+            let (x, dy) = (sample(1), sample(7));
+            let gamma: Array1<f32> = (0..width).map(|j| 1.0 + j as f32 * 0.01).collect();
+            let beta = gamma.mapv(|g| g * 0.5 - 1.0);
+            let norm = BatchNorm::from_parts(gamma, beta.clone(), beta, Array1::ones(width), 1e-5).unwrap();
+            let mut once = norm.clone();
+            let (y, cache) = once.normalize_batch(x.clone()).unwrap();
+            let (dx, grads) = once.backward(cache, dy.clone());
+            let inferred = norm.normalize(x.clone()).unwrap();
+            for pool in [Pool::single(), Pool::new(3)] {
+                for turned in [false, true] {
+                    let mut norm = norm.clone();
+                    let mut out = Array2::zeros(if turned { (width, rows) } else { (rows, width) });
+                    let mut place = if turned { out.view_mut().reversed_axes() } else { out.view_mut() };
+                    norm.normalize_into(x.view(), place.view_mut(), &pool).unwrap();
+                    assert_eq!(place, inferred);
+                    let batch = norm.normalize_batch_into(x.view(), place.view_mut(), &pool).unwrap();
+                    assert_eq!(place, y);
+                    assert_eq!(norm, once);
+                    let again =
+                        norm.backward_into(&batch, x.view(), dy.view(), place.view_mut(), &pool).unwrap();
+                    assert_eq!((place.view(), &again), (dx.view(), &grads));
+                    let wrong = x.slice(ndarray::s![1.., ..]);
+                    assert!(norm.backward_into(&batch, wrong, dy.view(), place.view_mut(), &pool).is_err());
+                }
+            }
+        }
     }
 }

@@ -1,22 +1,31 @@
 //! Sums over the rows of a batch, one per column, in one pass that reads row after row.
 //!
 //! Blocks of rows are summed in the element type and the blocks in `f64`: as fast as the plain loop, and the
-//! rounding error does not grow with the batch.
+//! rounding error does not grow with the batch. Threads share the columns of a sum and the rows of everything else, so
+//! that a result does not depend on their number.
 //!
 //! Moments are taken of `x - first`, where `first` is the first row: differences of near numbers are exact,
 //! so a feature with mean 1e6 and deviation 1e-2 keeps its variance, where `mean(x^2) - mean(x)^2` would
 //! lose it (Chan, Golub, LeVeque 1983, "shifted data"). A first row far from the rest does no harm: its
 //! distance is at most `sqrt(rows)` deviations.
 
-use ndarray::ArrayRef2;
+use std::marker::PhantomData;
 
 use crate::error::{Error, Result};
-use crate::float::{Float, check_finite, elements};
+use crate::float::Float;
+use crate::kernel::{Isa, PART, Pool, Work, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
+/// Rows that are read side by side, so that sums stay in registers.
+const SIDE: usize = 8;
+/// Columns that fill a vector register.
+const LANES: usize = 16;
+/// Columns of one thread.
+const COLUMNS: usize = 1024;
 
 /// Mean and spread of each column of a batch.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Moments<F> {
     /// The first row.
     first: Vec<F>,
@@ -29,27 +38,14 @@ pub(super) struct Moments<F> {
 }
 
 impl<F: Float> Moments<F> {
-    /// Of `x` `[rows, features]`, in standard layout, with at least one row.
+    /// Of `x` `[rows, width]`, row after row, with at least one row and one column.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for NaN and infinity, and for a feature whose variance overflows.
-    pub(super) fn of(what: &'static str, x: &ArrayRef2<F>) -> Result<Self> {
-        let (rows, width) = x.dim();
-        let x_flat = elements(x);
-        let first = x_flat.get(..width).unwrap_or_default().to_vec();
-        let (mut mean, mut m2) = (vec![0.0; width], vec![0.0; width]);
-        let (mut sum, mut square) = (vec![F::zero(); width], vec![F::zero(); width]);
-        for block in x_flat.chunks((BLOCK * width).max(1)) {
-            for row in block.chunks_exact(width) {
-                for (((sum, square), &x), &first) in sum.iter_mut().zip(&mut square).zip(row).zip(&first) {
-                    let d = x - first;
-                    *sum += d;
-                    *square += d * d;
-                }
-            }
-            flush(&mut sum, &mut mean);
-            flush(&mut square, &mut m2);
-        }
+    pub(super) fn of(what: &'static str, x: &[F], width: usize, pool: &Pool) -> Result<Self> {
+        let rows = x.len() / width;
+        let first = x[..width].to_vec();
+        let (mut mean, mut m2) = column_sums(pool, x.len(), width, &Shifted { x, first: &first });
         let mut offset = Vec::with_capacity(width);
         for (j, (mean, m2)) in mean.iter_mut().zip(&mut m2).enumerate() {
             let sum = *mean;
@@ -57,8 +53,14 @@ impl<F: Float> Moments<F> {
             // sum (d - mean)^2 = sum d^2 - (sum d) * mean
             *m2 -= sum * distance;
             if !m2.is_finite() {
-                check_finite(what, &x.view())?;
-                return Err(Error::NotFinite { what: "variance of a feature", index: vec![j], value: *m2 });
+                let culprit = x.iter().position(|x| !x.is_finite());
+                return Err(match culprit {
+                    Some(at) => {
+                        let (index, value) = (vec![at / width, at % width], x[at].as_f64());
+                        Error::NotFinite { what, index, value }
+                    }
+                    None => Error::NotFinite { what: "variance of a feature", index: vec![j], value: *m2 },
+                });
             }
             *m2 = m2.max(0.0);
             offset.push(F::of(distance));
@@ -67,35 +69,153 @@ impl<F: Float> Moments<F> {
         Ok(Self { first, offset, mean, m2 })
     }
 
-    /// Turns every `x` into `(x - mean) * inverse`, in place; `inverse` has one number per column.
-    pub(super) fn standardize(&self, x: &mut [F], inverse: &[F]) {
-        for row in x.chunks_exact_mut(self.first.len()) {
-            let statistics = self.first.iter().zip(&self.offset).zip(inverse);
-            for (x, ((&first, &offset), &inverse)) in row.iter_mut().zip(statistics) {
-                *x = ((*x - first) - offset) * inverse;
-            }
+    /// `x_hat = (x - mean) * inverse`, in place, for some columns from column `j` on.
+    #[inline(always)]
+    pub(super) fn standardize(&self, j: usize, inverse: &[F], x: &mut [F]) {
+        let statistics = self.first[j..].iter().zip(&self.offset[j..]).zip(&inverse[j..]);
+        for (x, ((&first, &offset), &inverse)) in x.iter_mut().zip(statistics) {
+            *x = ((*x - first) - offset) * inverse;
         }
     }
 }
 
 /// Per column the sum of `a` and the sum of `a * b`; both `[rows, width]`, flat.
-pub(super) fn product_sums<F: Float>(a: &[F], b: &[F], width: usize) -> (Vec<f64>, Vec<f64>) {
-    let (mut sums, mut products) = (vec![0.0; width], vec![0.0; width]);
-    let (mut sum, mut product) = (vec![F::zero(); width], vec![F::zero(); width]);
-    let block = (BLOCK * width).max(1);
-    for (a, b) in a.chunks(block).zip(b.chunks(block)) {
-        for (a, b) in a.chunks_exact(width).zip(b.chunks_exact(width)) {
-            for (((sum, product), &a), &b) in sum.iter_mut().zip(&mut product).zip(a).zip(b) {
-                *sum += a;
-                *product += a * b;
-            }
-        }
-        flush(&mut sum, &mut sums);
-        flush(&mut product, &mut products);
-    }
-    (sums, products)
+pub(super) fn product_sums<F: Float>(pool: &Pool, a: &[F], b: &[F], width: usize) -> (Vec<f64>, Vec<f64>) {
+    column_sums(pool, a.len(), width, &Product { a, b })
 }
 
+/// The two numbers that every element adds to the sums of its column.
+trait Terms<F>: Sync {
+    /// Of `N` neighbours in one row: the first is element `at`, in column `j`.
+    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2];
+}
+
+#[inline(always)]
+fn lanes<F: Copy + Default, const N: usize>(x: &[F], at: usize) -> [F; N] {
+    x[at..].first_chunk().copied().unwrap_or([F::default(); N])
+}
+
+/// `d` and `d^2`, where `d = x - first`.
+struct Shifted<'a, F> {
+    x: &'a [F],
+    first: &'a [F],
+}
+
+impl<F: Float> Terms<F> for Shifted<'_, F> {
+    #[inline(always)]
+    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2] {
+        let (x, first) = (lanes::<F, N>(self.x, at), lanes::<F, N>(self.first, j));
+        let d: [F; N] = std::array::from_fn(|i| x[i] - first[i]);
+        [d, d.map(|d| d * d)]
+    }
+}
+
+/// `a` and `a * b`.
+struct Product<'a, F> {
+    a: &'a [F],
+    b: &'a [F],
+}
+
+impl<F: Float> Terms<F> for Product<'_, F> {
+    #[inline(always)]
+    fn of<const N: usize>(&self, at: usize, _: usize) -> [[F; N]; 2] {
+        let (a, b) = (lanes::<F, N>(self.a, at), lanes::<F, N>(self.b, at));
+        [a, std::array::from_fn(|i| a[i] * b[i])]
+    }
+}
+
+/// `dy` and `dy * x_hat`, with `x_hat` as [`Moments::standardize`] makes it.
+struct Standardized<'a, F> {
+    dy: &'a [F],
+    x: &'a [F],
+    moments: &'a Moments<F>,
+    inverse: &'a [F],
+}
+
+impl<F: Float> Terms<F> for Standardized<'_, F> {
+    #[inline(always)]
+    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2] {
+        let Self { dy, x, moments: Moments { first, offset, .. }, inverse } = self;
+        let (dy, x) = (lanes::<F, N>(dy, at), lanes::<F, N>(x, at));
+        let (first, offset) = (lanes::<F, N>(first, j), lanes::<F, N>(offset, j));
+        let inverse = lanes::<F, N>(inverse, j);
+        [dy, std::array::from_fn(|i| dy[i] * (((x[i] - first[i]) - offset[i]) * inverse[i]))]
+    }
+}
+
+/// Both sums of each of `width` columns over all rows of `elements` elements.
+fn column_sums<F: Float>(
+    pool: &Pool,
+    elements: usize,
+    width: usize,
+    terms: &impl Terms<F>,
+) -> (Vec<f64>, Vec<f64>) {
+    let (mut sums, mut others) = (vec![0.0; width], vec![0.0; width]);
+    let (isa, rows) = (Isa::best(), elements.checked_div(width).unwrap_or(0));
+    let part = if pool.threads() == 1 { width.max(1) } else { COLUMNS };
+    let parts = sums.chunks_mut(part).zip(others.chunks_mut(part)).enumerate();
+    pool.each(parts, |(i, (sums, others))| {
+        let element = PhantomData::<F>;
+        with(isa, ColumnSums { element, rows, width, first: i * part, terms, sums, others });
+    });
+    (sums, others)
+}
+
+struct ColumnSums<'a, F, T> {
+    element: PhantomData<F>,
+    rows: usize,
+    width: usize,
+    /// The first column.
+    first: usize,
+    terms: &'a T,
+    sums: &'a mut [f64],
+    others: &'a mut [f64],
+}
+
+impl<F: Float, T: Terms<F>> ColumnSums<'_, F, T> {
+    /// Adds `N` columns from the `j`-th on, over the given rows, to sums in the element type.
+    #[inline(always)]
+    fn add<const N: usize>(&self, rows: (usize, usize), j: usize, sums: [&mut [F; N]; 2]) {
+        let [mut a, mut b] = [*sums[0], *sums[1]];
+        for row in rows.0..rows.1 {
+            let [x, y] = self.terms.of::<N>(row * self.width + self.first + j, self.first + j);
+            a.iter_mut().zip(x).for_each(|(a, x)| *a += x);
+            b.iter_mut().zip(y).for_each(|(b, y)| *b += y);
+        }
+        *sums[0] = a;
+        *sums[1] = b;
+    }
+}
+
+impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let columns = self.sums.len();
+        let (mut a, mut b) = (vec![F::zero(); columns], vec![F::zero(); columns]);
+        for start in (0..self.rows).step_by(BLOCK) {
+            let end = (start + BLOCK).min(self.rows);
+            for row in (start..end).step_by(SIDE) {
+                let rows = (row, (row + SIDE).min(end));
+                let (a, a_rest) = a.as_chunks_mut::<LANES>();
+                let (b, b_rest) = b.as_chunks_mut::<LANES>();
+                let whole = a.len() * LANES;
+                for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
+                    self.add(rows, i * LANES, [a, b]);
+                }
+                let rest = a_rest.as_chunks_mut::<1>().0.iter_mut().zip(b_rest.as_chunks_mut::<1>().0);
+                for (i, (a, b)) in rest.enumerate() {
+                    self.add(rows, whole + i, [a, b]);
+                }
+            }
+            flush(&mut a, self.sums);
+            flush(&mut b, self.others);
+        }
+    }
+}
+
+#[inline(always)]
 fn flush<F: Float>(block: &mut [F], total: &mut [f64]) {
     for (block, total) in block.iter_mut().zip(total) {
         *total += block.as_f64();
@@ -103,19 +223,115 @@ fn flush<F: Float>(block: &mut [F], total: &mut [f64]) {
     }
 }
 
-/// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, written over `dy`.
-/// Returns `sum dy` and `sum dy * x_hat` of each column.
-pub(super) fn backward<F: Float>(dy: &mut [F], x_hat: &[F], scale: &[F]) -> (Vec<f64>, Vec<f64>) {
-    let width = scale.len();
-    let rows = dy.len().checked_div(width).unwrap_or(0);
-    let (dy_sum, dy_x_sum) = product_sums(dy, x_hat, width);
-    let mean = |sums: &[f64]| -> Vec<F> { sums.iter().map(|sum| F::of(sum / rows as f64)).collect() };
-    let (dy_mean, dy_x_mean) = (mean(&dy_sum), mean(&dy_x_sum));
-    for (dy, x_hat) in dy.chunks_exact_mut(width.max(1)).zip(x_hat.chunks_exact(width.max(1))) {
-        let means = dy_mean.iter().zip(&dy_x_mean).zip(scale);
+/// What the backward pass knows of each column: `mean(dy)`, `mean(dy * x_hat)`, and `gamma / std`.
+struct Backward<'a, F> {
+    dy_mean: Vec<F>,
+    dy_x_mean: Vec<F>,
+    scale: &'a [F],
+}
+
+impl<'a, F: Float> Backward<'a, F> {
+    fn new(rows: usize, sums: &(Vec<f64>, Vec<f64>), scale: &'a [F]) -> Self {
+        let mean = |sums: &[f64]| sums.iter().map(|sum| F::of(sum / rows as f64)).collect();
+        Self { dy_mean: mean(&sums.0), dy_x_mean: mean(&sums.1), scale }
+    }
+
+    /// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, from column `j` on.
+    #[inline(always)]
+    fn run(&self, j: usize, x_hat: &[F], dy: &mut [F]) {
+        let means = self.dy_mean[j..].iter().zip(&self.dy_x_mean[j..]).zip(&self.scale[j..]);
         for ((dy, &x_hat), ((&dy_mean, &dy_x_mean), &scale)) in dy.iter_mut().zip(x_hat).zip(means) {
             *dy = (*dy - dy_mean - x_hat * dy_x_mean) * scale;
         }
     }
-    (dy_sum, dy_x_sum)
+}
+
+/// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, written over `dy`.
+/// Returns `sum dy` and `sum dy * x_hat` of each column.
+pub(super) fn backward<F: Float>(
+    pool: &Pool,
+    dy: &mut [F],
+    x_hat: &[F],
+    scale: &[F],
+) -> (Vec<f64>, Vec<f64>) {
+    let width = scale.len();
+    let sums = product_sums(pool, dy, x_hat, width);
+    let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
+    each_row(pool, width, [x_hat], [dy], |j, [x_hat], [dy]| backward.run(j, x_hat, dy));
+    sums
+}
+
+/// As [`backward`], from `x` instead of `x_hat`, into `dx`.
+pub(super) fn backward_from<F: Float>(
+    pool: &Pool,
+    moments: &Moments<F>,
+    inverse: &[F],
+    scale: &[F],
+    (x, dy): (&[F], &[F]),
+    dx: &mut [F],
+) -> (Vec<f64>, Vec<f64>) {
+    let width = scale.len();
+    let sums = column_sums(pool, dy.len(), width, &Standardized { dy, x, moments, inverse });
+    let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
+    each_row(pool, width, [x, dy], [dx], |j, [x, dy], [dx]| {
+        let mut x_hat = [F::zero(); TILE];
+        let x_hat = &mut x_hat[..x.len()];
+        x_hat.copy_from_slice(x);
+        moments.standardize(j, inverse, x_hat);
+        dx.copy_from_slice(dy);
+        backward.run(j, x_hat, dx);
+    });
+    sums
+}
+
+/// Columns whose parameters stay in the nearest cache while several rows use them.
+pub(super) const TILE: usize = 512;
+
+/// Calls `f(j, inputs, outputs)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
+/// slices are of equal length.
+pub(super) fn each_row<F: Float, const N: usize, const M: usize>(
+    pool: &Pool,
+    width: usize,
+    inputs: [&[F]; N],
+    outputs: [&mut [F]; M],
+    f: impl Fn(usize, [&[F]; N], [&mut [F]; M]) + Sync,
+) {
+    let elements = outputs.first().map_or(0, |out| out.len());
+    let part = (PART / width.max(1)).max(1) * width.max(1);
+    let mut outputs = outputs.map(|out| out.chunks_mut(part));
+    let isa = Isa::best();
+    let jobs = (0..elements.div_ceil(part)).map(|i| {
+        let inputs = inputs.map(|x| &x[i * part..elements.min((i + 1) * part)]);
+        (inputs, outputs.each_mut().map(|out| out.next().unwrap_or_default()))
+    });
+    pool.each(jobs, |(inputs, outputs)| with(isa, Rows { width, inputs, outputs, f: &f }));
+}
+
+struct Rows<'a, 'f, F, G, const N: usize, const M: usize> {
+    width: usize,
+    inputs: [&'a [F]; N],
+    outputs: [&'a mut [F]; M],
+    f: &'f G,
+}
+
+impl<F: Float, G, const N: usize, const M: usize> Work for Rows<'_, '_, F, G, N, M>
+where
+    G: Fn(usize, [&[F]; N], [&mut [F]; M]),
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { width, inputs, mut outputs, f } = self;
+        let rows = outputs.first().map_or(0, |out| out.len()).checked_div(width).unwrap_or(0);
+        for top in (0..rows).step_by(SIDE) {
+            for j in (0..width).step_by(TILE) {
+                for row in top..rows.min(top + SIDE) {
+                    let part = row * width + j..row * width + width.min(j + TILE);
+                    let inputs = inputs.map(|x| &x[part.clone()]);
+                    f(j, inputs, outputs.each_mut().map(|out| &mut out[part.clone()]));
+                }
+            }
+        }
+    }
 }

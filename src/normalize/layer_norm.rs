@@ -11,12 +11,17 @@
 //! no running statistics. For the same reason there is no inverse: the row's mean and deviation are not in `y`.
 //! Ba, Kiros, Hinton, arXiv 1607.06450.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::affine::{AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads};
-use super::columns::product_sums;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
+
+use super::affine::{
+    Affine, AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads,
+};
+use super::columns::{each_row, product_sums};
 use crate::error::{Error, Result};
-use crate::float::{Float, check_finite, elements, elements_mut, into_rows};
+use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
+use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::traits::Normalizer;
 
 /// Normalizes each row of a batch `[batch, features]` by its own mean and variance.
@@ -119,69 +124,128 @@ impl<F: Float> LayerNorm<F> {
         Ok(Self { gamma: select(&self.gamma), beta: select(&self.beta), eps: self.eps })
     }
 
-    /// Turns every row of `x` into its `x_hat`, in place; returns `1 / std` of each row.
-    fn standardize(&self, x: &mut Array2<F>) -> Result<Vec<F>> {
-        let (rows, n) = x.dim();
-        let mut inverse = Vec::with_capacity(rows);
-        for i in 0..rows {
-            match self.standardize_row(&mut elements_mut(x)[i * n..][..n]) {
-                Ok(scale) => inverse.push(scale),
-                Err(value) => {
-                    check_finite("x", &x.view())?;
-                    return Err(Error::NotFinite { what: "variance of a row", index: vec![i], value });
-                }
+    /// As [`normalize`](Normalizer::normalize), into memory that is there already, on all threads of `pool`; the same
+    /// result for any number of threads.
+    ///
+    /// # Errors
+    /// As [`normalize`](Normalizer::normalize), and [`Error::Shape`] for a `y` of another shape than `x`. `y` holds
+    /// anything then.
+    pub fn normalize_into(
+        &self,
+        x: ArrayView2<'_, F>,
+        mut y: ArrayViewMut2<'_, F>,
+        pool: &Pool,
+    ) -> Result<()> {
+        check_shape("x", x.shape(), &[x.nrows(), self.features()])?;
+        check_shape("the place for y", y.shape(), x.shape())?;
+        match (x.as_slice(), y.as_slice_mut()) {
+            (Some(x), Some(y)) => self.standardize(pool, Some(x), y, true).map(|_| ()),
+            _ => {
+                let mut rows = x.as_standard_layout().into_owned();
+                self.standardize(pool, None, elements_mut(&mut rows), true)?;
+                y.assign(&rows);
+                Ok(())
             }
         }
-        Ok(inverse)
     }
 
-    /// One row to its `x_hat`; `1 / std`, or the variance that is not finite and a row that is as it was.
-    fn standardize_row(&self, row: &mut [F]) -> Result<F, f64> {
-        let (n, first) = (row.len(), row[0]);
-        let (sum, square) = shifted_sums(row, first);
-        let offset = sum / n as f64;
-        let var = (square - sum * offset) / n as f64;
-        if !var.is_finite() {
-            return Err(var);
-        }
-        // Rounding may leave a constant row just below 0.
-        let scale = F::of(1.0 / (var.max(0.0) + self.eps).sqrt());
-        let offset = F::of(offset);
-        row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
-        Ok(scale)
-    }
-
-    /// Inference of one row of [`features`](Self::features) numbers, in place.
+    /// Inference of one row of [`features`](Self::features) numbers, in place and without allocating.
     pub(crate) fn normalize_row(&self, row: &mut [F]) -> Result<()> {
-        self.standardize_row(row).map_err(|value| Error::NotFinite {
-            what: "variance of a row",
-            index: vec![],
-            value,
-        })?;
+        let (n, inverse) = (row.len(), &mut [F::zero()]);
+        if !with(Isa::best(), Rows { n, eps: self.eps, x: None, y: row, inverse, affine: None }) {
+            let value = f64::INFINITY;
+            return Err(Error::NotFinite { what: "variance of a row", index: vec![], value });
+        }
         for ((y, &gamma), &beta) in row.iter_mut().zip(&self.gamma).zip(&self.beta) {
             *y = *y * gamma + beta;
         }
         Ok(())
     }
 
-    /// `x_hat * gamma + beta`, in place.
-    fn affine(&self, x_hat: &mut Array2<F>) {
-        let (gamma, beta) = (self.gamma.to_vec(), self.beta.to_vec());
-        for row in elements_mut(x_hat).chunks_exact_mut(self.features()) {
-            for ((y, &gamma), &beta) in row.iter_mut().zip(&gamma).zip(&beta) {
-                *y = *y * gamma + beta;
+    /// Turns every row into its `x_hat`, or into `x_hat * gamma + beta`; returns `1 / std` of each row.
+    fn standardize(&self, pool: &Pool, x: Option<&[F]>, y: &mut [F], affine: bool) -> Result<Vec<F>> {
+        let n = self.features();
+        let part = (PART / n).max(1);
+        let mut inverse = vec![F::zero(); y.len() / n];
+        let (isa, eps, failed) = (Isa::best(), self.eps, AtomicBool::new(false));
+        let affine = affine.then(|| Affine::new(&self.gamma, &self.beta));
+        let parts = y.chunks_mut(part * n).zip(inverse.chunks_mut(part)).enumerate();
+        pool.each(parts, |(i, (y, inverse))| {
+            let x = x.map(|x| &x[i * part * n..][..y.len()]);
+            if !with(isa, Rows { n, eps, x, y, inverse, affine: affine.as_ref() }) {
+                failed.store(true, Ordering::Relaxed);
             }
+        });
+        if failed.into_inner() {
+            // A row whose variance is not finite was left as it came.
+            let row = inverse.iter().position(|inverse| inverse.is_nan()).unwrap_or_default();
+            let bad = |x: &&F| !x.is_finite();
+            let values = &x.unwrap_or(y)[row * n..][..n];
+            return Err(match values.iter().enumerate().find(|(_, x)| bad(x)) {
+                Some((j, x)) => Error::NotFinite { what: "x", index: vec![row, j], value: x.as_f64() },
+                None => {
+                    let value = f64::INFINITY;
+                    Error::NotFinite { what: "variance of a row", index: vec![row], value }
+                }
+            });
         }
+        Ok(inverse)
+    }
+}
+
+/// Some rows of `y`, or of `x` on their way to `y`.
+struct Rows<'a, F> {
+    n: usize,
+    eps: f64,
+    x: Option<&'a [F]>,
+    y: &'a mut [F],
+    inverse: &'a mut [F],
+    affine: Option<&'a Affine<F>>,
+}
+
+impl<F: Float> Work for Rows<'_, F> {
+    /// Whether all variances are finite; where one is not, `inverse` is NaN.
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { n, eps, x, y, inverse, affine } = self;
+        let mut finite = true;
+        for (i, (row, inverse)) in y.chunks_exact_mut(n).zip(inverse).enumerate() {
+            if let Some(x) = x {
+                row.copy_from_slice(&x[i * n..][..n]);
+            }
+            let first = row[0];
+            let (sum, square) = shifted_sums(row, first);
+            let offset = sum / n as f64;
+            let var = (square - sum * offset) / n as f64;
+            if !var.is_finite() {
+                *inverse = F::nan();
+                finite = false;
+                continue;
+            }
+            // Rounding may leave a constant row just below 0.
+            let scale = F::of(1.0 / (var.max(0.0) + eps).sqrt());
+            let offset = F::of(offset);
+            row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
+            if let Some(affine) = affine {
+                affine.run(0, row);
+            }
+            *inverse = scale;
+        }
+        finite
     }
 }
 
 /// Sums of `d` and `d^2` where `d = x - first`, in 16 lanes so that the loop can run in vector registers, and
 /// in `f64` across blocks so that long rows stay accurate.
+#[inline(always)]
 fn shifted_sums<F: Float>(x: &[F], first: F) -> (f64, f64) {
     lane_sums(x, x, |x, _| x - first, |x, _| (x - first) * (x - first))
 }
 
 /// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length.
+#[inline(always)]
 fn lane_sums<F: Float>(a: &[F], b: &[F], f: impl Fn(F, F) -> F, g: impl Fn(F, F) -> F) -> (f64, f64) {
     const LANES: usize = 16;
     const BLOCK: usize = 64 * LANES;
@@ -211,8 +275,7 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
     fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
         check_width("x", &x, self.features())?;
         let mut y = into_rows(x);
-        self.standardize(&mut y)?;
-        self.affine(&mut y);
+        self.standardize(&Pool::for_elements(y.len()), None, elements_mut(&mut y), true)?;
         Ok(y)
     }
 
@@ -225,9 +288,11 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
     fn normalize_batch(&mut self, x: Array2<F>) -> Result<(Array2<F>, Self::Cache)> {
         check_width("x", &x, self.features())?;
         let mut x_hat = into_rows(x);
-        let inverse = self.standardize(&mut x_hat)?;
+        let pool = Pool::for_elements(x_hat.len());
+        let inverse = self.standardize(&pool, None, elements_mut(&mut x_hat), false)?;
         let mut y = x_hat.clone();
-        self.affine(&mut y);
+        let affine = Affine::new(&self.gamma, &self.beta);
+        each_row(&pool, self.features(), [], [elements_mut(&mut y)], |j, [], [y]| affine.run(j, y));
         Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.to_vec() }))
     }
 
@@ -237,18 +302,42 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
         }
         let mut dx = into_rows(dy);
         let n = cache.gamma.len();
-        let (dbeta, dgamma) = product_sums(elements(&dx), elements(&cache.x_hat), n);
-        let rows = elements_mut(&mut dx).chunks_exact_mut(n).zip(elements(&cache.x_hat).chunks_exact(n));
-        for ((row, x_hat), &inverse) in rows.zip(&cache.inverse) {
-            row.iter_mut().zip(&cache.gamma).for_each(|(dy, &gamma)| *dy *= gamma);
+        let pool = Pool::for_elements(dx.len());
+        let sums = product_sums(&pool, elements(&dx), elements(&cache.x_hat), n);
+        let (isa, part) = (Isa::best(), (PART / n).max(1));
+        let rows = elements_mut(&mut dx).chunks_mut(part * n);
+        let rows = rows.zip(elements(&cache.x_hat).chunks(part * n)).zip(cache.inverse.chunks(part));
+        pool.each(rows, |((dy, x_hat), inverse)| {
+            with(isa, BackwardRows { gamma: &cache.gamma, dy, x_hat, inverse });
+        });
+        (dx, AffineGrads::of_sums(sums))
+    }
+}
+
+/// `dx` of some rows, over `dy`.
+struct BackwardRows<'a, F> {
+    gamma: &'a [F],
+    dy: &'a mut [F],
+    x_hat: &'a [F],
+    inverse: &'a [F],
+}
+
+impl<F: Float> Work for BackwardRows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { gamma, dy, x_hat, inverse } = self;
+        let n = gamma.len();
+        let rows = dy.chunks_exact_mut(n).zip(x_hat.chunks_exact(n));
+        for ((row, x_hat), &inverse) in rows.zip(inverse) {
+            row.iter_mut().zip(gamma).for_each(|(dy, &gamma)| *dy *= gamma);
             let (g_sum, gx_sum) = lane_sums(row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
             let (g_mean, gx_mean) = (F::of(g_sum / n as f64), F::of(gx_sum / n as f64));
             for (g, &x_hat) in row.iter_mut().zip(x_hat) {
                 *g = (*g - g_mean - x_hat * gx_mean) * inverse;
             }
         }
-        let array = |sums: Vec<f64>| sums.into_iter().map(F::of).collect();
-        (dx, AffineGrads { dgamma: array(dgamma), dbeta: array(dbeta) })
     }
 }
 
@@ -331,5 +420,27 @@ mod tests {
         let expected = LayerNorm::from_parts(array![3.0, 1.0], array![6.0, 4.0], 1e-3).unwrap();
         assert_eq!(norm.select(&[2, 0]).unwrap(), expected);
         assert!(norm.select(&[3]).is_err());
+    }
+
+    #[test]
+    fn into_memory_gives_the_bits_of_the_normalizer_on_any_number_of_threads() {
+        for (rows, width) in [(0, 3), (1, 1), (3, 17), (130, 2500)] {
+            let x = Array2::from_shape_fn((rows, width), |(i, j)| ((i * 37 + j * 11) % 101) as f64 * 0.37);
+            let gamma: Array1<f64> = (0..width).map(|j| 1.0 + j as f64 * 0.01).collect();
+            let norm = LayerNorm::from_parts(gamma.clone(), gamma, 1e-5).unwrap();
+            let y = norm.normalize(x.clone()).unwrap();
+            for pool in [Pool::single(), Pool::new(3)] {
+                let mut out = Array2::zeros((rows, width));
+                norm.normalize_into(x.view(), out.view_mut(), &pool).unwrap();
+                assert_eq!(out, y);
+                let mut out = Array2::zeros((width, rows));
+                norm.normalize_into(x.view(), out.view_mut().reversed_axes(), &pool).unwrap();
+                assert_eq!(out.t(), y);
+            }
+        }
+        let norm = LayerNorm::<f32>::new(2).unwrap();
+        let (x, mut y) = (array![[0.0, 1.0], [f32::MAX, f32::MIN]], Array2::zeros((2, 2)));
+        let error = norm.normalize_into(x.view(), y.view_mut(), &Pool::single()).unwrap_err();
+        assert!(error.to_string().starts_with("variance of a row is inf at index [1]"), "{error}");
     }
 }

@@ -11,8 +11,10 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::affine::{check_some, check_width};
+use super::columns::product_sums;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape, elements, elements_mut, into_rows};
+use crate::kernel::Pool;
 use crate::traits::Normalizer;
 
 /// Maps each feature linearly from its smallest and largest value to `lo..hi`, 0..1 by default.
@@ -226,8 +228,8 @@ impl<F: Float> Normalizer<F> for MinMax<F> {
             return (Array2::from_elem(cache.u.dim(), F::nan()), ());
         }
         let mut dx = into_rows(dy);
-        let (dy_sum, dy_u_sum) =
-            super::columns::product_sums(elements(&dx), elements(&cache.u), cache.slope.len());
+        let pool = Pool::for_elements(dx.len());
+        let (dy_sum, dy_u_sum) = product_sums(&pool, elements(&dx), elements(&cache.u), cache.slope.len());
         for (j, (&smallest, &largest)) in cache.min_at.iter().zip(&cache.max_at).enumerate() {
             dx[[smallest, j]] -= F::of(dy_sum[j] - dy_u_sum[j]);
             dx[[largest, j]] -= F::of(dy_u_sum[j]);

@@ -18,7 +18,7 @@ mod running;
 mod standard;
 
 pub use affine::AffineGrads;
-pub use batch_norm::{BatchNorm, BatchNormCache};
+pub use batch_norm::{BatchNorm, BatchNormCache, BatchStatistics};
 pub use layer_norm::{LayerNorm, LayerNormCache};
 pub use min_max::{MinMax, MinMaxCache};
 pub use running::BnConvention;

@@ -19,6 +19,7 @@ use super::affine::{check_some, check_width};
 use super::columns::{self, Moments};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape, elements, elements_mut, into_rows};
+use crate::kernel::Pool;
 use crate::traits::Normalizer;
 
 /// Shifts and scales each feature to mean 0 and deviation 1.
@@ -65,7 +66,9 @@ impl<F: Float> Standard<F> {
         if data.nrows() == 0 {
             return Err(Error::Empty { what: "data" });
         }
-        let moments = Moments::of("data", &data.as_standard_layout())?;
+        let width = data.ncols();
+        let pool = Pool::for_elements(data.len());
+        let moments = Moments::of("data", elements(&data.as_standard_layout()), width, &pool)?;
         Ok(Self { rows: data.nrows() as u64, mean: moments.mean, m2: moments.m2, element: PhantomData })
     }
 
@@ -172,10 +175,13 @@ impl<F: Float> Normalizer<F> for Standard<F> {
             return Err(Error::Empty { what: "x" });
         }
         let mut x_hat = into_rows(x);
-        let moments = Moments::of("x", &x_hat)?;
+        let (width, pool) = (x_hat.ncols(), Pool::for_elements(x_hat.len()));
+        let moments = Moments::of("x", elements(&x_hat), width, &pool)?;
         let inverse = |m2: &f64| F::of(1.0 / deviation::<F>(m2 / rows as f64));
         let inverse: Vec<F> = moments.m2.iter().map(inverse).collect();
-        moments.standardize(elements_mut(&mut x_hat), &inverse);
+        columns::each_row(&pool, width, [], [elements_mut(&mut x_hat)], |j, [], [x]| {
+            moments.standardize(j, &inverse, x);
+        });
         self.merge(&Self { rows: rows as u64, mean: moments.mean, m2: moments.m2, element: PhantomData })?;
         Ok((x_hat.clone(), StandardCache { x_hat, inverse }))
     }
@@ -186,7 +192,8 @@ impl<F: Float> Normalizer<F> for Standard<F> {
             return (Array2::from_elem(cache.x_hat.dim(), F::nan()), ());
         }
         let mut dx = into_rows(dy);
-        columns::backward(elements_mut(&mut dx), elements(&cache.x_hat), &cache.inverse);
+        let pool = Pool::for_elements(dx.len());
+        columns::backward(&pool, elements_mut(&mut dx), elements(&cache.x_hat), &cache.inverse);
         (dx, ())
     }
 }

@@ -287,15 +287,14 @@ impl<F: Float> Work for Collect<'_, F> {
         let mut total = 0;
         let (blocks, rest) = x.as_chunks::<BLOCK>();
         for blocks in blocks.chunks(CHUNK) {
-            let mut below = [0u32; 16];
+            let mut below = [0u32; BLOCK];
             for x in blocks {
                 let mut flags = [0u8; BLOCK];
-                for (flag, &x) in flags.iter_mut().zip(x) {
-                    let x = key.of(x);
-                    *flag = u8::from((lo <= x) & (x <= hi));
-                }
-                for x in x.as_chunks::<16>().0 {
-                    below.iter_mut().zip(x).for_each(|(below, &x)| *below += u32::from(key.of(x) < lo));
+                // By index over all lanes: what the compiler turns into vectors.
+                for i in 0..BLOCK {
+                    let x = key.of(x[i]);
+                    flags[i] = u8::from((lo <= x) & (x <= hi));
+                    below[i] += u32::from(x < lo);
                 }
                 // Asking all of them together costs one branch, and whoever is inside another one.
                 let mut bits = bits(&flags);

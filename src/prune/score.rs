@@ -151,11 +151,14 @@ impl<F: Float> Work for RowSum<'_, F> {
 
 #[inline(always)]
 fn lanes<F: Float>(row: &[F], add: impl Fn(f64, F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
-    const LANES: usize = 32;
+    // So many that the compiler keeps the loop over them, and turns it into vectors.
+    const LANES: usize = 64;
     let mut sums = [0.0; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for row in whole {
-        sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum = add(*sum, w));
+        for i in 0..LANES {
+            sums[i] = add(sums[i], row[i]);
+        }
     }
     sums.iter_mut().zip(rest).for_each(|(sum, &w)| *sum = add(*sum, w));
     sums.into_iter().fold(0.0, join)

@@ -13,6 +13,7 @@ use ndarray::{Array, Dimension, Zip};
 
 use crate::error::Result;
 use crate::float::{Float, check_shape};
+use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::quantize::params::{QuantParams, Range};
 use crate::quantize::scheme::{CodeRange, Rounding, Scheme};
 
@@ -64,13 +65,41 @@ pub fn fake_quantize<F: Float, D: Dimension>(
     let high = F::of(f64::from(scheme.qmax() - params.zero_point));
     let QuantParams { scale, .. } = params;
     let divide = scheme.rounding() == Rounding::HalfEvenDivide;
-    let mut inside = Array::from_elem(x.raw_dim(), false);
-    Zip::from(&mut x).and(&mut inside).for_each(|x, inside| {
+    // In the order of `x`, so that both have neighbours in common.
+    let mut inside = x.map(|_| false);
+    let fake = |x: &mut F, inside: &mut bool| {
         let q = (if divide { *x / scale } else { *x * scale.recip() }).round_half_even();
-        *inside = low <= q && q <= high; // false for NaN
+        *inside = (low <= q) & (q <= high); // false for NaN
         *x = clip(q, low, high) * scale;
-    });
+    };
+    match (x.as_slice_memory_order_mut(), inside.as_slice_memory_order_mut()) {
+        (Some(x), Some(inside)) => {
+            let pool = Pool::for_elements(x.len());
+            let isa = Isa::best();
+            pool.each(x.chunks_mut(PART).zip(inside.chunks_mut(PART)), |(x, inside)| {
+                with(isa, Pairs { x, inside, f: fake });
+            });
+        }
+        _ => Zip::from(&mut x).and(&mut inside).for_each(fake),
+    }
     Ok((x, PassThrough { inside }))
+}
+
+/// Calls `f` for each element and its flag.
+struct Pairs<'a, F, G> {
+    x: &'a mut [F],
+    inside: &'a mut [bool],
+    f: G,
+}
+
+impl<F: Float, G: Fn(&mut F, &mut bool)> Work for Pairs<'_, F, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, inside, f } = self;
+        x.iter_mut().zip(inside).for_each(|(x, inside)| f(x, inside));
+    }
 }
 
 /// TensorFlow's form: the range is nudged so that 0 is a code, ties go up, and the gradient passes where `x` itself lies
@@ -107,6 +136,7 @@ fn nudged<F: Float>(scheme: &Scheme, range: Range<F>) -> (F, F, F) {
 }
 
 /// Into `low..=high`; NaN becomes `low`.
+#[inline(always)]
 fn clip<F: Float>(x: F, low: F, high: F) -> F {
     let x = if x > low { x } else { low };
     if x < high { x } else { high }

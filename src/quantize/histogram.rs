@@ -9,8 +9,11 @@
 //!
 //! From the counts come two ranges: a percentile, and the range of least squared quantization error.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::{Isa, PART, Pool, Work, with};
 
 use super::params::Range;
 use super::range::{Observer, extremes};
@@ -231,9 +234,50 @@ impl<F: Float> HistogramObserver<F> {
     }
 }
 
-impl<F: Float> Observer<F> for HistogramObserver<F> {
-    fn observe(&mut self, values: &[F]) {
-        let Some(e) = extremes(values) else {
+/// Values that are counted before 32 bits could overflow.
+const BATCH: usize = 1 << 20;
+/// Tables side by side: a value that repeats would wait for its own count otherwise.
+const TABLES: usize = 4;
+
+/// Adds the number of values in each bin to `counts`. All values are finite.
+struct Count<'a, F> {
+    values: &'a [F],
+    /// The two factors whose product is `1 / width`.
+    scales: (f64, f64),
+    counts: &'a mut [u64],
+}
+
+impl<F: Float> Work for Count<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { values, scales: (a, b), counts } = self;
+        let mut tables = vec![[0u32; BINS]; TABLES];
+        let mut bins = [0u16; BINS];
+        for batch in values.chunks(BATCH) {
+            for values in batch.chunks(BINS) {
+                for (bin, &v) in bins.iter_mut().zip(values) {
+                    *bin = ((v.as_f64() * a * b).floor().small_int() + HALF as i32) as u16;
+                }
+                for bins in bins[..values.len()].chunks(TABLES) {
+                    for (table, &bin) in tables.iter_mut().zip(bins) {
+                        table[usize::from(bin) % BINS] += 1;
+                    }
+                }
+            }
+            for table in &mut tables {
+                counts.iter_mut().zip(&*table).for_each(|(count, &n)| *count += u64::from(n));
+                table.fill(0);
+            }
+        }
+    }
+}
+
+impl<F: Float> HistogramObserver<F> {
+    /// Takes in one batch of values, on all threads of `pool`: the same result for any number of them.
+    pub fn observe_on(&mut self, values: &[F], pool: &Pool) {
+        let Some(e) = extremes(values, pool) else {
             self.skipped += values.len() as u64;
             return;
         };
@@ -242,13 +286,29 @@ impl<F: Float> Observer<F> for HistogramObserver<F> {
         self.grow(smallest_exponent(e.min.abs().max(e.max.abs())));
         // Two steps, because the reciprocal of the smallest widths is beyond f64.
         let (a, b) = (-self.exponent / 2, -self.exponent - -self.exponent / 2);
-        let (scale, rest) = (power_of_two(a), power_of_two(b));
-        for &v in values {
-            if v.is_finite() {
-                let bin = (v.as_f64() * scale * rest).floor() + HALF as f64;
-                self.counts[(bin as usize).min(BINS - 1)] += 1;
-            }
+        let scales = (power_of_two(a), power_of_two(b));
+        let finite: Cow<'_, [F]> = match e.finite == values.len() as u64 {
+            true => Cow::Borrowed(values),
+            false => Cow::Owned(values.iter().copied().filter(|v| v.is_finite()).collect()),
+        };
+        let isa = Isa::best();
+        if pool.threads() == 1 || finite.len() < 2 * PART {
+            return with(isa, Count { values: &finite, scales, counts: &mut self.counts });
         }
+        let part = finite.len().div_ceil(pool.threads());
+        let mut parts = vec![vec![0; BINS]; finite.len().div_ceil(part)];
+        pool.each(parts.iter_mut().zip(finite.chunks(part)), |(counts, values)| {
+            with(isa, Count { values, scales, counts });
+        });
+        for part in parts {
+            self.counts.iter_mut().zip(part).for_each(|(count, n)| *count += n);
+        }
+    }
+}
+
+impl<F: Float> Observer<F> for HistogramObserver<F> {
+    fn observe(&mut self, values: &[F]) {
+        self.observe_on(values, &Pool::single());
     }
 
     /// The smallest and largest value seen.
@@ -330,6 +390,25 @@ mod tests {
         assert_eq!(observer.bin_width(), 1.0);
         for (bin, n) in [(HALF - 1, 2), (HALF, 2), (HALF + 1023, 1)] {
             assert_eq!(observer.counts()[bin], n, "bin {bin}");
+        }
+    }
+
+    #[test]
+    fn threads_count_the_same() {
+        let mut values: Vec<f64> = (0..300_000).map(|i| (f64::from(i) * 0.1).sin() * 3.0).collect();
+        for skip in [0, 1] {
+            let (mut one, mut three) = (HistogramObserver::default(), HistogramObserver::default());
+            one.observe(&values);
+            three.observe_on(&values, &Pool::new(3));
+            assert_eq!(one, three);
+            assert_eq!((one.count(), one.skipped()), (300_000 - skip, skip));
+            let width = one.bin_width();
+            let mut counts = [0; BINS];
+            for v in values.iter().filter(|v| v.is_finite()) {
+                counts[((v / width).floor() + HALF as f64) as usize] += 1;
+            }
+            assert_eq!(one.counts(), counts);
+            values[77_777] = f64::NAN;
         }
     }
 

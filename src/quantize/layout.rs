@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::kernel::{PART, Pool};
 use crate::quantize::scheme::Granularity;
 
 /// A tensor seen as `[outer, length, inner]`, the axis of the scales in the middle.
@@ -105,6 +106,49 @@ impl Layout {
         }
     }
 
+    /// Calls `f(scales, first, from, to)` for parts of runs, on all threads of `pool`: `from` and `to` are the same part
+    /// of two tensors of this layout, `first` its position in them.
+    pub(crate) fn each_part<A: Sync, B: Send>(
+        &self,
+        pool: &Pool,
+        from: &[A],
+        to: &mut [B],
+        f: impl Fn(Range<usize>, usize, &[A], &mut [B]) + Sync,
+    ) {
+        if pool.threads() == 1 {
+            return self.for_each_run(|run| {
+                let start = run.elements.start;
+                f(run.scales, start, &from[run.elements.clone()], &mut to[run.elements]);
+            });
+        }
+        // A job has neighbouring parts, about PART elements together.
+        let mut rest = to;
+        let mut jobs: Vec<Vec<(Range<usize>, usize, &mut [B])>> = Vec::new();
+        let mut size = PART;
+        self.for_each_run(|run| {
+            let length = run.elements.len();
+            let mut at = 0;
+            while at < length {
+                let n = if run.scales.len() == 1 { PART.min(length - at) } else { length };
+                let (part, behind) = std::mem::take(&mut rest).split_at_mut(n);
+                rest = behind;
+                if size >= PART {
+                    jobs.push(Vec::new());
+                    size = 0;
+                }
+                if let Some(job) = jobs.last_mut() {
+                    job.push((run.scales.clone(), run.elements.start + at, part));
+                }
+                (at, size) = (at + n, size + n);
+            }
+        });
+        pool.each(jobs.into_iter(), |job| {
+            for (scales, first, to) in job {
+                f(scales, first, &from[first..first + to.len()], to);
+            }
+        });
+    }
+
     /// The parts of the tensor under one scale: `count` runs of `size` elements, `stride` apart.
     pub(crate) fn elements(&self, scale: usize) -> impl Iterator<Item = Range<usize>> {
         let Self { outer, length, inner, kind } = *self;
@@ -172,6 +216,33 @@ mod tests {
                 }
                 assert_eq!(by_scale, expected, "{granularity:?} of {shape:?}");
                 assert_eq!(layout.scales(), expected.iter().max().map_or(0, |max| max + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn threads_see_every_element_once_with_its_scale() {
+        for shape in [[2, 3, 70_000], [5, 40_000, 1], [0, 2, 3], [70, 70, 70]] {
+            let from: Vec<usize> = (0..shape.iter().product()).collect();
+            let mut granularities = vec![Granularity::PerTensor];
+            for axis in 0..3 {
+                granularities
+                    .extend([Granularity::PerChannel { axis }, Granularity::PerGroup { axis, size: 32 }]);
+            }
+            for granularity in granularities {
+                let layout = Layout::new(granularity, &shape).unwrap();
+                let found = [Pool::single(), Pool::new(3)].map(|pool| {
+                    let mut to = vec![(usize::MAX, 0); from.len()];
+                    layout.each_part(&pool, &from, &mut to, |scales, first, from, to| {
+                        for (i, (to, &from)) in to.iter_mut().zip(from).enumerate() {
+                            assert_eq!(from, first + i);
+                            *to = (from, scales.start + i % scales.len());
+                        }
+                    });
+                    assert!(to.iter().map(|(from, _)| from).eq(&from));
+                    to
+                });
+                assert_eq!(found[0], found[1], "{granularity:?} of {shape:?}");
             }
         }
     }

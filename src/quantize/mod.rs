@@ -3,6 +3,8 @@
 pub mod dynamic;
 pub mod fake;
 pub mod histogram;
+mod into;
+pub mod kmeans;
 pub(crate) mod layout;
 pub mod matmul;
 pub mod onnx_calibration;
@@ -20,6 +22,7 @@ pub mod uniform;
 pub use dynamic::dynamic_quantize_linear;
 pub use fake::{PassThrough, fake_quantize, fake_quantize_tensorflow};
 pub use histogram::{HistogramObserver, Tails};
+pub use kmeans::{assign_nearest, lloyd};
 pub use matmul::{integer_product, quantized_product, safe_depth};
 pub use onnx_calibration::{OnnxHistogram, onnx_symmetric_percentile};
 pub use params::{QuantParams, Range};

@@ -9,6 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::Pool;
 
 use super::histogram::check_percentile;
 use super::params::Range;
@@ -116,7 +117,7 @@ impl OnnxHistogram {
 
 impl<F: Float> Observer<F> for OnnxHistogram {
     fn observe(&mut self, values: &[F]) {
-        let Some(e) = extremes(values) else {
+        let Some(e) = extremes(values, &Pool::single()) else {
             self.skipped += values.len() as u64;
             return;
         };
@@ -177,7 +178,7 @@ impl<F: Float> Observer<F> for OnnxHistogram {
 pub fn onnx_symmetric_percentile<F: Float>(values: &[F], bins: usize, percentile: f64) -> Result<Range<f64>> {
     check_percentile(percentile)?;
     OnnxHistogram::new(bins)?;
-    let e = extremes(values).ok_or(Error::Empty { what: "the observed data" })?;
+    let e = extremes(values, &Pool::single()).ok_or(Error::Empty { what: "the observed data" })?;
     let (min, max) = (e.min.as_f64(), e.max.as_f64());
     let finite = || values.iter().map(|v| v.as_f64().abs()).filter(|v| v.is_finite());
     let low = finite().fold(f64::INFINITY, f64::min);

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::{Isa, PART, Pool, Work, with};
 
 use super::params::Range;
 
@@ -36,31 +37,77 @@ pub(super) struct Extremes<F> {
 }
 
 /// The extremes of the finite values, or `None` if there are none.
-pub(super) fn extremes<F: Float>(values: &[F]) -> Option<Extremes<F>> {
-    const LANES: usize = 16;
-    let (mut min, mut max, mut finite) = ([F::infinity(); LANES], [F::neg_infinity(); LANES], [0_u64; LANES]);
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut take = |lane: usize, v: F| {
-        let ok = v.abs() <= F::max_value();
-        let (low, high) = if ok { (v, v) } else { (F::infinity(), F::neg_infinity()) };
-        min[lane] = if low < min[lane] { low } else { min[lane] };
-        max[lane] = if high > max[lane] { high } else { max[lane] };
-        finite[lane] += u64::from(ok);
-    };
-    for chunk in chunks {
-        for (lane, &v) in chunk.iter().enumerate() {
-            take(lane, v);
+pub(super) fn extremes<F: Float>(values: &[F], pool: &Pool) -> Option<Extremes<F>> {
+    let isa = Isa::best();
+    if pool.threads() == 1 {
+        return with(isa, Scan(values)).some();
+    }
+    let mut found = vec![Extremes::none(); values.len().div_ceil(PART)];
+    pool.each(found.iter_mut().zip(values.chunks(PART)), |(to, part)| *to = with(isa, Scan(part)));
+    found.into_iter().fold(Extremes::none(), Extremes::join).some()
+}
+
+impl<F: Float> Extremes<F> {
+    fn none() -> Self {
+        Self { min: F::infinity(), max: F::neg_infinity(), finite: 0 }
+    }
+
+    fn join(self, other: Self) -> Self {
+        let (min, max) = (self.min.min(other.min), self.max.max(other.max));
+        Self { min, max, finite: self.finite + other.finite }
+    }
+
+    fn some(self) -> Option<Self> {
+        (self.finite > 0).then_some(self)
+    }
+}
+
+/// The extremes of a slice.
+struct Scan<'a, F>(&'a [F]);
+
+impl<F: Float> Work for Scan<'_, F> {
+    type Output = Extremes<F>;
+
+    #[inline(always)]
+    fn run(self) -> Extremes<F> {
+        const LANES: usize = 64;
+        const BLOCK: usize = 64 * LANES;
+        let mut all = Extremes::none();
+        for block in self.0.chunks(BLOCK) {
+            // Most blocks are finite as a whole: then two comparisons are enough.
+            let (lanes, rest) = block.as_chunks::<LANES>();
+            let (mut min, mut max) = ([F::infinity(); LANES], [F::neg_infinity(); LANES]);
+            let mut sums = [F::zero(); LANES];
+            for x in lanes {
+                for i in 0..LANES {
+                    min[i] = if x[i] < min[i] { x[i] } else { min[i] };
+                    max[i] = if x[i] > max[i] { x[i] } else { max[i] };
+                    // 0, or NaN from the first number on that is not finite.
+                    sums[i] += x[i] * F::zero();
+                }
+            }
+            if sums.iter().all(|sum| !sum.is_nan()) {
+                let least = |a, b| if b < a { b } else { a };
+                let largest = |a, b| if b > a { b } else { a };
+                let (min, max) = (
+                    min.into_iter().fold(F::infinity(), least),
+                    max.into_iter().fold(F::neg_infinity(), largest),
+                );
+                all = all.join(Extremes { min, max, finite: (lanes.len() * LANES) as u64 });
+                all = rest.iter().fold(all, |all, &x| all.with(x));
+            } else {
+                all = block.iter().fold(all, |all, &x| all.with(x));
+            }
         }
+        all
     }
-    for (lane, &v) in rest.iter().enumerate() {
-        take(lane, v);
+}
+
+impl<F: Float> Extremes<F> {
+    #[inline(always)]
+    fn with(self, x: F) -> Self {
+        if x.is_finite() { self.join(Self { min: x, max: x, finite: 1 }) } else { self }
     }
-    let finite = finite.iter().sum();
-    (finite > 0).then(|| Extremes {
-        min: min.iter().fold(F::infinity(), |a, &b| a.min(b)),
-        max: max.iter().fold(F::neg_infinity(), |a, &b| a.max(b)),
-        finite,
-    })
 }
 
 /// The smallest and largest value ever seen.
@@ -99,6 +146,16 @@ impl<F: Float> MinMaxObserver<F> {
         self.skipped += other.skipped;
     }
 
+    /// Takes in one batch of values, on all threads of `pool`: the same result for any number of them.
+    pub fn observe_on(&mut self, values: &[F], pool: &Pool) {
+        let finite = extremes(values, pool).map_or(0, |e| {
+            self.widen(e.min, e.max);
+            e.finite
+        });
+        self.count += finite;
+        self.skipped += values.len() as u64 - finite;
+    }
+
     fn widen(&mut self, min: F, max: F) {
         self.seen = Some(self.seen.map_or((min, max), |(a, b)| (a.min(min), b.max(max))));
     }
@@ -106,12 +163,7 @@ impl<F: Float> MinMaxObserver<F> {
 
 impl<F: Float> Observer<F> for MinMaxObserver<F> {
     fn observe(&mut self, values: &[F]) {
-        let finite = extremes(values).map_or(0, |e| {
-            self.widen(e.min, e.max);
-            e.finite
-        });
-        self.count += finite;
-        self.skipped += values.len() as u64 - finite;
+        self.observe_on(values, &Pool::single());
     }
 
     fn range(&self) -> Result<Range<F>> {
@@ -160,7 +212,7 @@ impl<F: Float> MovingAverageObserver<F> {
 
 impl<F: Float> Observer<F> for MovingAverageObserver<F> {
     fn observe(&mut self, values: &[F]) {
-        let Some(e) = extremes(values) else {
+        let Some(e) = extremes(values, &Pool::single()) else {
             self.skipped += values.len() as u64;
             return;
         };

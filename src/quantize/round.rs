@@ -9,6 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::{Isa, Work, with};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
@@ -17,22 +18,22 @@ pub(crate) trait Code: Copy + Default {
     fn of(code: i32) -> Self;
 }
 
-impl Code for u8 {
-    #[inline]
+impl<C: crate::kernel::Code + Default> Code for C {
+    #[inline(always)]
     fn of(code: i32) -> Self {
-        code as u8
+        C::of_i32(code)
     }
 }
 
 impl Code for u16 {
-    #[inline]
+    #[inline(always)]
     fn of(code: i32) -> Self {
         code as u16
     }
 }
 
 impl Code for i32 {
-    #[inline]
+    #[inline(always)]
     fn of(code: i32) -> Self {
         code
     }
@@ -47,6 +48,16 @@ pub(crate) enum Params<'a, F> {
     Each(&'a [QuantParams<F>]),
 }
 
+impl<'a, F: Float> Params<'a, F> {
+    /// Those of a [`Run`](crate::quantize::layout::Run).
+    pub(crate) fn of(params: &'a [QuantParams<F>]) -> Self {
+        match params {
+            [one] => Self::One(*one),
+            each => Self::Each(each),
+        }
+    }
+}
+
 /// The codes of `x`, whose first element is the `first`-th of its tensor.
 pub(crate) fn quantize<F: Float, C: Code>(
     scheme: &Scheme,
@@ -55,22 +66,77 @@ pub(crate) fn quantize<F: Float, C: Code>(
     x: &[F],
     codes: &mut [C],
 ) {
-    let half = F::of(0.5);
-    match scheme.rounding() {
-        Rounding::HalfEvenDivide => run(scheme, params, x, codes, divide, |steps, _| steps),
-        Rounding::HalfEvenReciprocal => run(scheme, params, x, codes, |x, s| x * s.recip(), |steps, _| steps),
-        Rounding::HalfAwayFromZero => run(scheme, params, x, codes, divide, |steps, _| steps.round()),
-        Rounding::HalfUp => run(scheme, params, x, codes, divide, |steps, _| (steps + half).floor()),
-        Rounding::Truncate => run(scheme, params, x, codes, divide, |steps, _| steps.trunc()),
-        Rounding::Stochastic { seed } => {
-            let draw = |i: usize| F::of(uniform(seed, (first + i) as u64));
-            // The sum may round up to the next integer but one: an integer stays what it is.
-            let up = |steps: F, i| (steps + draw(i)).floor().min(steps.ceil());
-            run(scheme, params, x, codes, divide, up);
+    with(Isa::best(), Quantize { scheme, params, first, x, codes });
+}
+
+/// One loop for each rounding.
+struct Quantize<'a, F, C> {
+    scheme: &'a Scheme,
+    params: Params<'a, F>,
+    first: usize,
+    x: &'a [F],
+    codes: &'a mut [C],
+}
+
+impl<F: Float, C: Code> Work for Quantize<'_, F, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { scheme, params, first, x, codes } = self;
+        let half = F::of(0.5);
+        match scheme.rounding() {
+            Rounding::HalfEvenDivide => run(scheme, params, x, codes, divide, |steps, _| steps),
+            Rounding::HalfEvenReciprocal => {
+                run(scheme, params, x, codes, |x, s| x * s.recip(), |steps, _| steps)
+            }
+            Rounding::HalfAwayFromZero => run(scheme, params, x, codes, divide, |steps, _| steps.round()),
+            Rounding::HalfUp => run(scheme, params, x, codes, divide, |steps, _| (steps + half).floor()),
+            Rounding::Truncate => run(scheme, params, x, codes, divide, |steps, _| steps.trunc()),
+            Rounding::Stochastic { seed } => {
+                let draw = |i: usize| F::of(uniform(seed, (first + i) as u64));
+                // The sum may round up to the next integer but one: an integer stays what it is.
+                let up = |steps: F, i| (steps + draw(i)).floor().min(steps.ceil());
+                run(scheme, params, x, codes, divide, up);
+            }
         }
     }
 }
 
+/// The numbers that `codes` stand for.
+pub(crate) fn dequantize<F: Float, C: crate::kernel::Code>(params: Params<'_, F>, codes: &[C], x: &mut [F]) {
+    with(Isa::best(), Dequantize { params, codes, x });
+}
+
+struct Dequantize<'a, F, C> {
+    params: Params<'a, F>,
+    codes: &'a [C],
+    x: &'a mut [F],
+}
+
+impl<F: Float, C: crate::kernel::Code> Work for Dequantize<'_, F, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { params, codes, x } = self;
+        // The zero point is a code, so that the difference fits.
+        let number = |code: C, params: QuantParams<F>| {
+            F::of_int(code.as_i32().wrapping_sub(params.zero_point)) * params.scale
+        };
+        match params {
+            Params::One(params) => x.iter_mut().zip(codes).for_each(|(x, &code)| *x = number(code, params)),
+            Params::Each(params) => {
+                x.iter_mut()
+                    .zip(codes)
+                    .zip(params)
+                    .for_each(|((x, &code), &params)| *x = number(code, params));
+            }
+        }
+    }
+}
+
+#[inline(always)]
 fn divide<F: Float>(x: F, scale: F) -> F {
     x / scale
 }
@@ -110,6 +176,7 @@ fn run<F: Float, C: Code>(
 
 /// The `i`-th number of a stream in 0..1: the SplitMix64 finalizer over a counter, so that a draw depends on its
 /// position and not on the order in which elements are visited.
+#[inline(always)]
 fn uniform(seed: u64, i: u64) -> f64 {
     let mut z = seed.wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -8,6 +8,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::kernel::{Pool, as_signed};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::report::{ErrorReport, Errors};
@@ -197,7 +198,19 @@ impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
         });
     }
 
-    fn expand(&self, out: &mut [F]) {
+    fn expand(&self, out: &mut [F], pool: &Pool) {
+        if self.scheme.bits() == 8 {
+            let Ok(layout) = self.layout() else { return }; // checked when the tensor was made
+            let (params, signed) = (self.params(), self.scheme.is_signed());
+            layout.each_part(pool, self.codes.bytes(), out, |scales, _, codes, out| {
+                let params = Params::of(&params[scales]);
+                match signed {
+                    true => round::dequantize(params, as_signed(codes), out),
+                    false => round::dequantize(params, codes, out),
+                }
+            });
+            return;
+        }
         self.for_each_chunk(|start, codes, params| {
             let out = out[start..].iter_mut().zip(codes);
             match params {
@@ -224,11 +237,12 @@ impl<F: Float, D: Dimension> Compressed<F, D> for QuantizedTensor<F, D> {
 
     fn decompress_into(&self, mut out: ArrayViewMut<'_, F, D>) -> Result<()> {
         check_shape("the place for the tensor", out.shape(), self.shape())?;
+        let pool = Pool::for_elements(out.len());
         match out.as_slice_mut() {
-            Some(out) => self.expand(out),
+            Some(out) => self.expand(out, &pool),
             None => {
                 let mut dense = vec![F::zero(); self.codes.len()];
-                self.expand(&mut dense);
+                self.expand(&mut dense, &pool);
                 out.iter_mut().zip(dense).for_each(|(out, x)| *out = x);
             }
         }
@@ -236,22 +250,28 @@ impl<F: Float, D: Dimension> Compressed<F, D> for QuantizedTensor<F, D> {
     }
 }
 
-fn quantize<F: Float, C: Code>(
+fn quantize<F: Float, C: Code + Send>(
     scheme: &Scheme,
     params: &[QuantParams<F>],
     layout: &Layout,
     x: &[F],
 ) -> Vec<C> {
     let mut codes = vec![C::default(); x.len()];
-    layout.for_each_run(|run| {
-        let params = match &params[run.scales] {
-            [one] => Params::One(*one),
-            each => Params::Each(each),
-        };
-        let start = run.elements.start;
-        round::quantize(scheme, params, start, &x[run.elements.clone()], &mut codes[run.elements]);
-    });
+    quantize_into(&Pool::for_elements(x.len()), scheme, params, layout, x, &mut codes);
     codes
+}
+
+pub(super) fn quantize_into<F: Float, C: Code + Send>(
+    pool: &Pool,
+    scheme: &Scheme,
+    params: &[QuantParams<F>],
+    layout: &Layout,
+    x: &[F],
+    codes: &mut [C],
+) {
+    layout.each_part(pool, x, codes, |scales, first, x, codes| {
+        round::quantize(scheme, Params::of(&params[scales]), first, x, codes);
+    });
 }
 
 /// Number of elements of a shape from outside, if an array of it can exist: the lengths that are not 0 multiply to what
@@ -272,7 +292,11 @@ fn split<F: Float>(params: &[QuantParams<F>]) -> (Vec<F>, Vec<i32>) {
     params.iter().map(|params| (params.scale, params.zero_point)).unzip()
 }
 
-fn check_params<F: Float>(scheme: &Scheme, params: &[QuantParams<F>], layout: &Layout) -> Result<()> {
+pub(super) fn check_params<F: Float>(
+    scheme: &Scheme,
+    params: &[QuantParams<F>],
+    layout: &Layout,
+) -> Result<()> {
     check_shape("the scales", &[params.len()], &[layout.scales()])?;
     params.iter().try_for_each(|&params| {
         scheme.check(params)?;

@@ -19,12 +19,13 @@
 //! So `p` is served to within 1 / 131072, and the gain is that of the `p` that is served: the mean is kept
 //! exactly. Draws are the same on every machine and for `f32` and `f64`.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 use rand::Rng;
 
 use super::philox::{LANES, Philox};
 use crate::error::{Error, Result};
-use crate::float::{Float, elements_mut, into_rows};
+use crate::float::{Float, check_shape, elements_mut, into_rows};
+use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::traits::Regularizer;
 
 /// Number of different 16-bit draws.
@@ -55,8 +56,8 @@ pub struct Dropout {
     threshold: u32,
 }
 
-/// What was kept, one bit per activation.
-#[derive(Clone, Debug, PartialEq)]
+/// What was kept, one bit per activation. An empty one waits for [`Dropout::perturb_into`].
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DropoutCache {
     dim: (usize, usize),
     /// Bit `i % 64` of word `i / 64` is 1 if element `i` stays; none if all stay.
@@ -95,7 +96,7 @@ impl Dropout {
 }
 
 /// The draws of elements `64 * index .. 64 * (index + 1)`.
-#[inline]
+#[inline(always)]
 fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
     let words = stream.block(index);
     let mut draws = [0; CHUNK];
@@ -106,7 +107,7 @@ fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
 }
 
 /// Bit `i` is 1 if draw `i` keeps.
-#[inline]
+#[inline(always)]
 fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
     let kept = draws.map(|draw| u8::from(draw >= threshold));
     let bytes = kept.as_chunks().0.iter().map(|&eight| {
@@ -116,42 +117,214 @@ fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
     bytes.rev().fold(0, |word, byte| word << 8 | byte)
 }
 
+/// Draws for `y`, whose first element is element `64 * first` of the stream.
+struct Draw<'a, F> {
+    stream: Philox,
+    threshold: u16,
+    gain: F,
+    first: usize,
+    /// Where the activations are, if not in `y`.
+    x: Option<&'a [F]>,
+    y: &'a mut [F],
+    keep: &'a mut [u64],
+}
+
+impl<F: Float> Work for Draw<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { stream, threshold, gain, first, x, y, keep } = self;
+        let (whole, rest) = y.as_chunks_mut::<CHUNK>();
+        let last = whole.len();
+        for (i, (y, keep)) in whole.iter_mut().zip(&mut *keep).enumerate() {
+            let draws = draws(stream, (first + i) as u64);
+            match x.and_then(|x| x.as_chunks::<CHUNK>().0.get(i)) {
+                Some(x) => drop_some(&draws, threshold, gain, x, y),
+                None => drop_some(&draws, threshold, gain, &{ *y }, y),
+            }
+            *keep = kept_bits(&draws, threshold);
+        }
+        if let Some(keep) = keep.get_mut(last) {
+            let draws = draws(stream, (first + last) as u64);
+            if let Some(x) = x {
+                rest.copy_from_slice(&x[last * CHUNK..]);
+            }
+            for (y, &draw) in rest.iter_mut().zip(&draws) {
+                *y = if draw < threshold { F::zero() } else { *y * gain };
+            }
+            *keep = kept_bits(&draws, threshold);
+        }
+    }
+}
+
+#[inline(always)]
+fn drop_some<F: Float>(draws: &[u16; CHUNK], threshold: u16, gain: F, x: &[F; CHUNK], y: &mut [F; CHUNK]) {
+    for ((y, &x), &draw) in y.iter_mut().zip(x).zip(draws) {
+        // Written, not multiplied: an infinity times 0 would be NaN.
+        *y = if draw < threshold { F::zero() } else { x * gain };
+    }
+}
+
+/// `dx = dy * gain` where a bit is set, else 0.
+struct Keep<'a, F> {
+    keep: &'a [u64],
+    gain: F,
+    /// Where `dy` is, if not in `dx`.
+    dy: Option<&'a [F]>,
+    dx: &'a mut [F],
+}
+
+impl<F: Float> Work for Keep<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { keep, gain, dy, dx } = self;
+        let (whole, rest) = dx.as_chunks_mut::<CHUNK>();
+        let last = whole.len();
+        for (i, (dx, &word)) in whole.iter_mut().zip(keep).enumerate() {
+            match dy.and_then(|dy| dy.as_chunks::<CHUNK>().0.get(i)) {
+                Some(dy) => keep_some(word, gain, dy, dx),
+                None => keep_some(word, gain, &{ *dx }, dx),
+            }
+        }
+        if let Some(dy) = dy {
+            rest.copy_from_slice(&dy[last * CHUNK..]);
+        }
+        let word = keep.get(last).copied().unwrap_or_default();
+        for (i, dx) in rest.iter_mut().enumerate() {
+            *dx = if word >> i & 1 == 0 { F::zero() } else { *dx * gain };
+        }
+    }
+}
+
+#[inline(always)]
+fn keep_some<F: Float>(word: u64, gain: F, dy: &[F; CHUNK], dx: &mut [F; CHUNK]) {
+    // By parts of 16, whose bits fit a 32-bit lane.
+    for (i, (dx, dy)) in dx.as_chunks_mut::<16>().0.iter_mut().zip(dy.as_chunks::<16>().0).enumerate() {
+        let part = (word >> (16 * i)) as u32;
+        for (bit, (dx, &dy)) in dx.iter_mut().zip(dy).enumerate() {
+            *dx = if part & (1 << bit) == 0 { F::zero() } else { dy * gain };
+        }
+    }
+}
+
+impl Dropout {
+    /// As [`perturb`](Regularizer::perturb), into memory that is there already, on all threads of `pool`. The draw and
+    /// the output are the same for any number of threads.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `y` has another shape than `x`; nothing is drawn then.
+    pub fn perturb_into<F: Float>(
+        &self,
+        x: ArrayView2<'_, F>,
+        mut y: ArrayViewMut2<'_, F>,
+        cache: &mut DropoutCache,
+        rng: &mut dyn Rng,
+        pool: &Pool,
+    ) -> Result<()> {
+        check_shape("the place for the output", y.shape(), x.shape())?;
+        let seed = rng.next_u64();
+        match (x.as_slice(), y.as_slice_mut()) {
+            (Some(x), Some(y)) => self.draw(seed, Some(x), y, cache, pool),
+            _ => {
+                let mut rows = x.as_standard_layout().into_owned();
+                self.draw(seed, None, elements_mut(&mut rows), cache, pool);
+                y.assign(&rows);
+            }
+        }
+        cache.dim = x.dim();
+        Ok(())
+    }
+
+    fn draw<F: Float>(&self, seed: u64, x: Option<&[F]>, y: &mut [F], cache: &mut DropoutCache, pool: &Pool) {
+        cache.gain = self.gain();
+        if self.threshold == 0 {
+            cache.keep = None;
+            if let Some(x) = x {
+                y.copy_from_slice(x);
+            }
+            return;
+        }
+        let keep = cache.keep.get_or_insert_default();
+        keep.resize(y.len().div_ceil(CHUNK), 0);
+        let (isa, stream, gain) = (Isa::best(), Philox::new(seed), F::of(cache.gain));
+        let parts = y.chunks_mut(PART).zip(keep.chunks_mut(PART / CHUNK)).enumerate();
+        pool.each(parts, |(i, (y, keep))| {
+            let x = x.map(|x| &x[i * PART..][..y.len()]);
+            let (first, threshold) = (i * (PART / CHUNK), self.threshold as u16);
+            with(isa, Draw { stream, threshold, gain, first, x, y, keep });
+        });
+    }
+}
+
+impl DropoutCache {
+    /// As [`backward`](Regularizer::backward), into memory that is there already, on all threads of `pool`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `dy` or `dx` has another shape than the output.
+    pub fn backward_into<F: Float>(
+        &self,
+        dy: ArrayView2<'_, F>,
+        mut dx: ArrayViewMut2<'_, F>,
+        pool: &Pool,
+    ) -> Result<()> {
+        check_shape("dy", dy.shape(), &[self.dim.0, self.dim.1])?;
+        check_shape("the place for dx", dx.shape(), dy.shape())?;
+        match (dy.as_slice(), dx.as_slice_mut()) {
+            (Some(dy), Some(dx)) => self.keep(Some(dy), dx, pool),
+            _ => {
+                let mut rows = dy.as_standard_layout().into_owned();
+                self.keep(None, elements_mut(&mut rows), pool);
+                dx.assign(&rows);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep<F: Float>(&self, dy: Option<&[F]>, dx: &mut [F], pool: &Pool) {
+        let Some(keep) = &self.keep else {
+            if let Some(dy) = dy {
+                dx.copy_from_slice(dy);
+            }
+            return;
+        };
+        let (isa, gain) = (Isa::best(), F::of(self.gain));
+        let parts = dx.chunks_mut(PART).zip(keep.chunks(PART / CHUNK)).enumerate();
+        pool.each(parts, |(i, (dx, keep))| {
+            let dy = dy.map(|dy| &dy[i * PART..][..dx.len()]);
+            with(isa, Keep { keep, gain, dy, dx });
+        });
+    }
+}
+
 impl<F: Float> Regularizer<F> for Dropout {
     type Cache = DropoutCache;
 
     /// Draws one `u64` from `rng`, whatever `p` is. At `p = 0` the output is the input, bit by bit.
     fn perturb(&self, x: Array2<F>, rng: &mut dyn Rng) -> (Array2<F>, Self::Cache) {
-        let stream = Philox::new(rng.next_u64());
-        let (dim, gain) = (x.dim(), self.gain());
+        let seed = rng.next_u64();
+        let mut cache = DropoutCache { dim: x.dim(), ..Default::default() };
         if self.threshold == 0 {
-            return (x, DropoutCache { dim, keep: None, gain });
+            return (x, DropoutCache { gain: self.gain(), ..cache });
         }
         let mut y = into_rows(x);
-        let mut keep = Vec::with_capacity(y.len().div_ceil(CHUNK));
-        let (threshold, factor) = (self.threshold as u16, F::of(gain));
-        for (index, chunk) in elements_mut(&mut y).chunks_mut(CHUNK).enumerate() {
-            let draws = draws(stream, index as u64);
-            for (y, &draw) in chunk.iter_mut().zip(&draws) {
-                // Written, not multiplied: an infinity times 0 would be NaN.
-                *y = if draw < threshold { F::zero() } else { *y * factor };
-            }
-            keep.push(kept_bits(&draws, threshold));
-        }
-        (y, DropoutCache { dim, keep: Some(keep), gain })
+        let pool = Pool::for_elements(y.len());
+        self.draw(seed, None, elements_mut(&mut y), &mut cache, &pool);
+        (y, cache)
     }
 
     fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> Array2<F> {
         if dy.dim() != cache.dim {
             return Array2::from_elem(cache.dim, F::nan());
         }
-        let Some(keep) = cache.keep else { return dy };
-        let mut dx = into_rows(dy);
-        let gain = F::of(cache.gain);
-        for (chunk, word) in elements_mut(&mut dx).chunks_mut(CHUNK).zip(keep) {
-            for (i, dx) in chunk.iter_mut().enumerate() {
-                *dx = if word >> i & 1 == 0 { F::zero() } else { *dx * gain };
-            }
+        if cache.keep.is_none() {
+            return dy;
         }
+        let mut dx = into_rows(dy);
+        let pool = Pool::for_elements(dx.len());
+        cache.keep(None, elements_mut(&mut dx), &pool);
         dx
     }
 }
@@ -258,6 +431,45 @@ mod tests {
         let keep = cache.keep.unwrap();
         let bits: Array1<bool> = (0..135).map(|i| keep[i / 64] >> (i % 64) & 1 == 1).collect();
         assert_eq!(bits, y.iter().map(|&y| y != 0.0).collect::<Array1<_>>());
+    }
+
+    #[test]
+    fn every_instruction_set_and_number_of_threads_draws_the_same() {
+        for (rows, columns) in [(1, 1), (5, 27), (3, 64), (300, 1001)] {
+            let x = Array2::from_shape_fn((rows, columns), |(i, j)| (i * columns + j + 1) as f32);
+            for p in [0.0, 0.3] {
+                let (y, cache) = perturb(p, x.clone());
+                let dx = Dropout::new(p).unwrap().backward(cache.clone(), x.clone());
+                for pool in [Pool::single(), Pool::new(3)] {
+                    // A cache of another draw, to be overwritten.
+                    let (mut again, mut out) = (perturb(0.9, y.clone()).1, x.clone());
+                    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+                    let dropout = Dropout::new(p).unwrap();
+                    dropout.perturb_into(x.view(), out.view_mut(), &mut again, &mut rng, &pool).unwrap();
+                    assert_eq!((&out, &again), (&y, &cache));
+                    again.backward_into(x.view(), out.view_mut(), &pool).unwrap();
+                    assert_eq!(out, dx);
+                    let mut turned = Array2::zeros((columns, rows));
+                    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+                    let place = turned.view_mut().reversed_axes();
+                    dropout.perturb_into(x.view(), place, &mut again, &mut rng, &pool).unwrap();
+                    assert_eq!((&turned.t().to_owned(), &again), (&y, &cache));
+                    again.backward_into(x.view(), turned.view_mut().reversed_axes(), &pool).unwrap();
+                    assert_eq!(turned.t(), dx);
+                    assert!(again.backward_into(x.view(), Array2::zeros((1, 2)).view_mut(), &pool).is_err());
+                }
+            }
+        }
+        let stream = Philox::new(7);
+        let expected = (0..5).map(|i| draws(stream, i)).collect::<Vec<_>>();
+        for isa in Isa::available() {
+            let (mut y, mut keep) = ([1.0f64; 5 * CHUNK - 3], [0; 5]);
+            let (y_, keep_) = (&mut y, &mut keep);
+            with(isa, Draw { stream, threshold: 9000, gain: 2.0, first: 0, x: None, y: y_, keep: keep_ });
+            assert!(y.iter().zip(expected.as_flattened()).all(|(&y, &draw)| (y == 0.0) == (draw < 9000)));
+            let bits = keep.iter().flat_map(|keep| (0..64).map(move |i| keep >> i & 1 == 0));
+            assert!(bits.zip(&y).all(|(gone, &y)| gone == (y == 0.0)), "{isa}");
+        }
     }
 
     #[cfg(feature = "serde")]

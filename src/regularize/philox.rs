@@ -35,6 +35,7 @@ impl Philox {
     }
 
     /// The words of the counters `LANES * index .. LANES * (index + 1)`; the counter's upper half is 0.
+    #[inline(always)]
     pub(super) fn block(self, index: u64) -> Block {
         let mut words = [[0; LANES]; 4];
         let [low, high, ..] = &mut words;
@@ -47,7 +48,7 @@ impl Philox {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn ten_rounds(mut c: Block, key: u64) -> Block {
     let (mut k0, mut k1) = (key as u32, (key >> 32) as u32);
     let [c0, c1, c2, c3] = &mut c;
@@ -64,7 +65,7 @@ fn ten_rounds(mut c: Block, key: u64) -> Block {
 }
 
 /// Upper and lower half of the 64-bit product.
-#[inline]
+#[inline(always)]
 fn multiply(a: u32, b: u32) -> (u32, u32) {
     let product = u64::from(a) * u64::from(b);
     ((product >> 32) as u32, product as u32)

@@ -1,0 +1,473 @@
+//! Weights that share few values: Lloyd's iterations in one dimension, and the nearest of several values.
+//!
+//! ```text
+//! repeat   boundary[j] = (c[j] + c[j + 1]) / 2                    the nearest centroid changes there
+//!          c[j] = mean of the numbers between its boundaries      an empty cluster keeps its centroid
+//! ```
+//!
+//! In one dimension a cluster is an interval, so a histogram with running sums stands for all numbers: 4,096 bins between
+//! the least and the largest, each with its count and the exact mean of what it holds, to 2^-29 of the range. Only bins in
+//! which a boundary falls are approximated, as evenly filled; up to 65,536 numbers are sorted instead, and nothing is.
+//! [`assign_nearest`] is exact always. S. P. Lloyd, IEEE Transactions on Information Theory 28 (1982).
+
+use crate::error::{Error, Result};
+use crate::float::{Float, check_finite, check_shape};
+use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::quantize::range::extremes;
+
+/// Up to so many numbers are sorted.
+const SORTED: usize = 1 << 16;
+const BINS: usize = 1 << 12;
+/// Bits of a position within a bin.
+const FRACTION: u32 = 17;
+/// Numbers that are binned before their fractions could overflow what is left of 64 bits.
+const BATCH: usize = 1 << 20;
+/// A count of one in the upper half of a bin, above the sum of fractions.
+const ONE: u64 = 1 << 40;
+
+/// Moves `centroids`, which ascend, `iterations` times to the means of the `values` that are nearest to them; stops
+/// where nothing moves any more. Returns how many iterations moved something. The same for any number of threads.
+///
+/// ```
+/// use trimnet::kernel::Pool;
+/// use trimnet::quantize::{assign_nearest, lloyd};
+///
+/// let values = [0.0f32, 1.0, 2.0, 10.0, 11.0];
+/// let mut centroids = [0.0, 11.0];
+/// lloyd(&values, &mut centroids, 10, &Pool::single())?;
+/// assert_eq!(centroids, [1.0, 10.5]);
+/// let mut codes = [0; 5];
+/// assign_nearest(&values, &centroids, &mut codes, &Pool::single())?;
+/// assert_eq!(codes, [0, 0, 0, 1, 1]);
+/// # Ok::<(), trimnet::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Empty`] without centroids, [`Error::NotFinite`] for NaN or infinity, [`Error::Unsupported`] if the centroids do
+/// not ascend.
+pub fn lloyd<F: Float>(values: &[F], centroids: &mut [F], iterations: usize, pool: &Pool) -> Result<usize> {
+    check_centroids(centroids)?;
+    let Some(e) = extremes(values, pool) else {
+        return check_finite("values", &values.into()).map(|()| 0);
+    };
+    if e.finite < values.len() as u64 {
+        check_finite("values", &values.into())?;
+    }
+    let sums: Box<dyn Sums> = match values.len() <= SORTED {
+        true => Box::new(Sorted::new(values)),
+        false => Box::new(Histogram::new(values, e.min, e.max, pool)),
+    };
+    for iteration in 0..iterations {
+        let mut moved = false;
+        let (mut count, mut sum) = (0.0, 0.0);
+        for j in 0..centroids.len() {
+            let (to_count, to_sum) = match centroids.get(j + 1) {
+                Some(&next) => sums.up_to(middle(centroids[j], next)),
+                None => sums.all(),
+            };
+            if to_count > count {
+                let mean = F::of((to_sum - sum) / (to_count - count));
+                moved |= mean != centroids[j];
+                // Its boundaries were found before it moved.
+                centroids[j] = mean;
+            }
+            (count, sum) = (to_count, to_sum);
+        }
+        // Rounding may push the mean of equal numbers past that of its neighbour.
+        centroids.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        if !moved {
+            return Ok(iteration);
+        }
+    }
+    Ok(iterations)
+}
+
+/// The middle of two numbers, exactly for `f32`.
+fn middle<F: Float>(a: F, b: F) -> f64 {
+    0.5 * a.as_f64() + 0.5 * b.as_f64()
+}
+
+fn check_centroids<F: Float>(centroids: &[F]) -> Result<()> {
+    if centroids.is_empty() {
+        return Err(Error::Empty { what: "centroids" });
+    }
+    check_finite("centroids", &centroids.into())?;
+    match centroids.windows(2).position(|pair| pair[0] > pair[1]) {
+        None => Ok(()),
+        Some(j) => Err(Error::Unsupported {
+            what: "centroids",
+            reason: format!(
+                "{} at {j} is followed by {}; they have to ascend",
+                centroids[j],
+                centroids[j + 1]
+            ),
+        }),
+    }
+}
+
+/// Count and sum of the numbers that are not above a boundary.
+trait Sums {
+    fn up_to(&self, boundary: f64) -> (f64, f64);
+
+    fn all(&self) -> (f64, f64);
+}
+
+/// The numbers in order, and their running sums.
+struct Sorted {
+    values: Vec<f64>,
+    /// One more than numbers, from 0.
+    sums: Vec<f64>,
+}
+
+impl Sorted {
+    fn new<F: Float>(values: &[F]) -> Self {
+        let mut values: Vec<f64> = values.iter().map(|x| x.as_f64()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let mut sums = vec![0.0];
+        sums.extend(values.iter().scan(0.0, |sum, x| {
+            *sum += x;
+            Some(*sum)
+        }));
+        Self { values, sums }
+    }
+}
+
+impl Sums for Sorted {
+    fn up_to(&self, boundary: f64) -> (f64, f64) {
+        let n = self.values.partition_point(|&x| x <= boundary);
+        (n as f64, self.sums[n])
+    }
+
+    fn all(&self) -> (f64, f64) {
+        (self.values.len() as f64, self.sums[self.values.len()])
+    }
+}
+
+/// The numbers in bins of equal width.
+struct Histogram {
+    min: f64,
+    width: f64,
+    /// Count and sum of each bin.
+    bins: Vec<(f64, f64)>,
+    /// Counts and sums of all bins before, and behind the last one of all.
+    before: Vec<(f64, f64)>,
+}
+
+impl Histogram {
+    fn new<F: Float>(values: &[F], min: F, max: F, pool: &Pool) -> Self {
+        let width = (max.as_f64() * 0.5 - min.as_f64() * 0.5) * 2.0 / BINS as f64;
+        let steps = f64::from(1u32 << FRACTION);
+        // Of a range that is nothing, or beyond the numbers, everything falls into the first bin.
+        let per_unit = match steps / width {
+            s if s.is_finite() && F::of(s).is_finite() => F::of(s),
+            _ => F::zero(),
+        };
+        let part = values.len().div_ceil(pool.threads());
+        let mut found = vec![vec![(0u64, 0u64); BINS]; values.len().div_ceil(part)];
+        let isa = Isa::best();
+        pool.each(found.iter_mut().zip(values.chunks(part)), |(bins, values)| {
+            with(isa, Count { values, min, per_unit, bins });
+        });
+        let mut counts = vec![(0u64, 0u64); BINS];
+        for found in &found {
+            counts.iter_mut().zip(found).for_each(|(to, part)| *to = (to.0 + part.0, to.1 + part.1));
+        }
+        let min = min.as_f64();
+        // Half a step up, because fractions were cut.
+        let sum = |(i, &(n, fractions)): (usize, &(u64, u64))| {
+            let n_real = n as f64;
+            let offset = n_real * i as f64 + (fractions as f64 + 0.5 * n_real) / steps;
+            (n_real, n_real * min + offset * width)
+        };
+        let bins: Vec<_> = counts.iter().enumerate().map(sum).collect();
+        let mut before = vec![(0.0, 0.0)];
+        before.extend(bins.iter().scan((0.0, 0.0), |(count, sum), bin| {
+            (*count, *sum) = (*count + bin.0, *sum + bin.1);
+            Some((*count, *sum))
+        }));
+        Self { min, width, bins, before }
+    }
+}
+
+impl Sums for Histogram {
+    fn up_to(&self, boundary: f64) -> (f64, f64) {
+        let at = (boundary - self.min) / self.width;
+        if !(at > 0.0) {
+            return if boundary < self.min {
+                (0.0, 0.0)
+            } else {
+                self.before[usize::from(self.width == 0.0)]
+            };
+        }
+        if at >= BINS as f64 {
+            return self.all();
+        }
+        let (bin, share) = (at as usize, at.fract());
+        let ((count, sum), (n, total)) = (self.before[bin], self.bins[bin]);
+        if n == 0.0 {
+            return (count, sum);
+        }
+        // Evenly filled about its mean: the part below the boundary lies as far below the mean as the rest above it.
+        let below = n * share;
+        let mean = total / n - 0.5 * (1.0 - share) * self.width;
+        (count + below, sum + below * mean)
+    }
+
+    fn all(&self) -> (f64, f64) {
+        self.before[BINS]
+    }
+}
+
+/// Adds count and sum of fractions of each bin.
+struct Count<'a, F> {
+    values: &'a [F],
+    min: F,
+    /// Steps of a fraction in one unit.
+    per_unit: F,
+    bins: &'a mut [(u64, u64)],
+}
+
+impl<F: Float> Work for Count<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        const CHUNK: usize = 1024;
+        const LAST: i32 = ((BINS as u32) << FRACTION) as i32 - 1;
+        let Self { values, min, per_unit, bins } = self;
+        let mut table = vec![0u64; BINS];
+        let table: &mut [u64] = &mut table;
+        let mut steps = [0i32; CHUNK];
+        for batch in values.chunks(BATCH) {
+            for values in batch.chunks(CHUNK) {
+                for (step, &x) in steps.iter_mut().zip(values) {
+                    *step = ((x - min) * per_unit).truncate().clamp(0, LAST);
+                }
+                for &step in &steps[..values.len()] {
+                    let step = step as u32;
+                    table[(step >> FRACTION) as usize % BINS] +=
+                        ONE + u64::from(step & ((1 << FRACTION) - 1));
+                }
+            }
+            for (bin, sum) in bins.iter_mut().zip(&mut *table) {
+                *bin = (bin.0 + *sum / ONE, bin.1 + *sum % ONE);
+                *sum = 0;
+            }
+        }
+    }
+}
+
+/// Writes the index of the nearest of `centroids`, which ascend, for each value; of two that are equally near, the lower
+/// one. NaN gets the first. Exact, for any number of threads.
+///
+/// # Errors
+/// [`Error::Empty`] without centroids, [`Error::NotFinite`] for a centroid that is NaN or infinite, [`Error::Unsupported`] if
+/// they do not ascend or are more than 256; [`Error::Shape`] unless there are as many codes as values.
+pub fn assign_nearest<F: Float>(values: &[F], centroids: &[F], codes: &mut [u8], pool: &Pool) -> Result<()> {
+    check_centroids(centroids)?;
+    check_shape("codes", &[codes.len()], &[values.len()])?;
+    if centroids.len() > 256 {
+        return Err(Error::Unsupported {
+            what: "codes of one byte",
+            reason: format!("{} centroids, at most 256 have one", centroids.len()),
+        });
+    }
+    // The largest number that is not nearer to the upper of two neighbours.
+    let ends: Vec<F> = centroids.windows(2).map(|pair| floor(middle(pair[0], pair[1]))).collect();
+    let isa = Isa::best();
+    let guess = (ends.len() > FEW).then(|| Guess::new(&ends));
+    pool.each(values.chunks(PART).zip(codes.chunks_mut(PART)), |(values, codes)| {
+        with(isa, Assign { values, ends: &ends, guess: guess.as_ref(), codes });
+    });
+    Ok(())
+}
+
+/// The largest number of the type that is not above `x`.
+fn floor<F: Float>(x: f64) -> F {
+    let near = F::of(x);
+    if near.as_f64() <= x {
+        return near;
+    }
+    // Rounded up: the neighbour below, which is less than one unit in the last place away.
+    let step = near.abs() * F::epsilon();
+    let below = F::of(x - step.as_f64() * 0.5);
+    if below.as_f64() <= x { below } else { near - step }
+}
+
+/// Up to so many boundaries are all compared with.
+const FEW: usize = 32;
+
+/// Boundaries that are surely passed, by position between the first and the last.
+struct Guess<F> {
+    first: F,
+    per_unit: F,
+    passed: Vec<u8>,
+}
+
+impl<F: Float> Guess<F> {
+    const CELLS: usize = 1 << 12;
+
+    fn new(ends: &[F]) -> Self {
+        let (first, last) = (ends[0], ends[ends.len() - 1]);
+        let per_unit = F::of((Self::CELLS - 1) as f64) / (last - first);
+        let per_unit = if per_unit.is_finite() { per_unit } else { F::zero() };
+        let mut guess = Self { first, per_unit, passed: vec![0; Self::CELLS] };
+        // The cell of a number never falls as the number grows: who is in a later cell than an end is above it.
+        for &end in ends {
+            let cell = guess.cell(end);
+            guess.passed[cell + 1..].iter_mut().for_each(|passed| *passed += 1);
+        }
+        guess
+    }
+
+    #[inline(always)]
+    fn cell(&self, x: F) -> usize {
+        ((x - self.first) * self.per_unit).truncate().clamp(0, Self::CELLS as i32 - 1) as usize
+    }
+}
+
+struct Assign<'a, F> {
+    values: &'a [F],
+    ends: &'a [F],
+    guess: Option<&'a Guess<F>>,
+    codes: &'a mut [u8],
+}
+
+impl<F: Float> Work for Assign<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        /// Numbers whose counts stay in registers over all boundaries.
+        const LANES: usize = 64;
+        let Self { values, ends, guess, codes } = self;
+        if let Some(guess) = guess {
+            for (code, &x) in codes.iter_mut().zip(values) {
+                let mut at = guess.passed[guess.cell(x)];
+                while ends.get(usize::from(at)).is_some_and(|&end| x > end) {
+                    at += 1;
+                }
+                *code = at;
+            }
+            return;
+        }
+        let (blocks, rest) = values.as_chunks::<LANES>();
+        let (code_blocks, code_rest) = codes.as_chunks_mut::<LANES>();
+        for (x, codes) in blocks.iter().zip(code_blocks) {
+            *codes = nearest(x, ends);
+        }
+        for (&x, code) in rest.iter().zip(code_rest) {
+            let [nearest] = nearest(&[x], ends);
+            *code = nearest;
+        }
+    }
+}
+
+#[inline(always)]
+fn nearest<F: Float, const N: usize>(x: &[F; N], ends: &[F]) -> [u8; N] {
+    let mut codes = [0i32; N];
+    for &end in ends {
+        for (code, &x) in codes.iter_mut().zip(x) {
+            *code += i32::from(x > end);
+        }
+    }
+    codes.map(|code| code as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition: all distances.
+    fn brute<F: Float>(x: F, centroids: &[F]) -> usize {
+        let distance = |c: &F| (x.as_f64() - c.as_f64()).abs();
+        (1..centroids.len())
+            .fold(0, |best, j| if distance(&centroids[j]) < distance(&centroids[best]) { j } else { best })
+    }
+
+    fn values(n: u32) -> Vec<f32> {
+        (0..n)
+            .map(|i| (f64::from(i) * 0.618_034).fract() as f32)
+            .map(|u| u - 0.5 + (u - 0.5).powi(3) * 4.0)
+            .collect()
+    }
+
+    fn spaced(k: usize) -> Vec<f32> {
+        (0..k).map(|j| -1.0 + 2.0 * j as f32 / (k - 1).max(1) as f32).collect()
+    }
+
+    #[test]
+    fn every_value_gets_its_nearest_centroid() {
+        let mut values = values(5000);
+        values.extend([f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::NAN]);
+        for k in [1, 2, 3, 16, 33, 34, 200, 256] {
+            let mut centroids = spaced(k);
+            if k > 4 {
+                centroids[2] = centroids[1]; // an empty cluster
+            }
+            // The middle of two, and its neighbours.
+            for pair in centroids.windows(2) {
+                let end = (pair[0] + pair[1]) * 0.5;
+                values.extend([end, end.next_up(), end.next_down()]);
+            }
+            for pool in [Pool::single(), Pool::new(2)] {
+                let mut codes = vec![7; values.len()];
+                assign_nearest(&values, &centroids, &mut codes, &pool).unwrap();
+                for (&x, &code) in values.iter().zip(&codes) {
+                    let finite = x.clamp(-100.0, 100.0);
+                    let (found, best) = (centroids[usize::from(code)], centroids[brute(finite, &centroids)]);
+                    assert!(x.is_nan() && code == 0 || found == best, "{x} of {k}: {found}, not {best}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bins_lead_to_the_centroids_of_all_values() {
+        let values = values(100_000);
+        for k in [2, 5, 16, 64] {
+            let (mut binned, mut exact) = (spaced(k), spaced(k));
+            lloyd(&values, &mut binned, 10, &Pool::single()).unwrap();
+            for _ in 0..10 {
+                let mut codes = vec![0; values.len()];
+                assign_nearest(&values, &exact, &mut codes, &Pool::single()).unwrap();
+                for (j, c) in exact.iter_mut().enumerate() {
+                    let mine = values.iter().zip(&codes).filter(|(_, code)| usize::from(**code) == j);
+                    let (n, sum) = mine.fold((0, 0.0), |(n, sum), (&x, _)| (n + 1, sum + f64::from(x)));
+                    *c = if n > 0 { (sum / f64::from(n)) as f32 } else { *c };
+                }
+            }
+            for (a, b) in binned.iter().zip(&exact) {
+                assert!((a - b).abs() < 1e-4, "{k}: {a} {b}");
+            }
+            let mut threads = spaced(k);
+            lloyd(&values, &mut threads, 10, &Pool::new(3)).unwrap();
+            assert_eq!(threads, binned);
+        }
+    }
+
+    #[test]
+    fn stops_when_nothing_moves_and_keeps_empty_clusters() {
+        let mut centroids = [0.0, 5.0, 11.0];
+        let moved = lloyd(&[0.0f64, 1.0, 10.0, 12.0], &mut centroids, 100, &Pool::single()).unwrap();
+        assert_eq!((centroids, moved), ([0.5, 5.0, 11.0], 1));
+        for n in [1, 100_000] {
+            let mut one = [3.0f32, 4.0];
+            lloyd(&vec![7.0; n], &mut one, 5, &Pool::single()).unwrap();
+            assert_eq!(one, [3.0, 7.0]);
+        }
+        assert_eq!(lloyd::<f32>(&[], &mut [1.0], 5, &Pool::single()).unwrap(), 0);
+    }
+
+    #[test]
+    fn refuses_what_has_no_order() {
+        let pool = Pool::single();
+        assert!(lloyd(&[1.0], &mut [], 1, &pool).is_err());
+        assert!(lloyd(&[1.0], &mut [2.0, 1.0], 1, &pool).is_err());
+        assert!(lloyd(&[1.0], &mut [f64::NAN], 1, &pool).is_err());
+        assert!(lloyd(&[1.0, f64::NAN], &mut [1.0], 1, &pool).is_err());
+        assert!(lloyd(&[f64::INFINITY], &mut [1.0], 1, &pool).is_err());
+        assert!(assign_nearest(&[1.0], &[1.0], &mut [0; 2], &pool).is_err());
+        assert!(assign_nearest(&[1.0], &[0.0; 257], &mut [0], &pool).is_err());
+    }
+}
