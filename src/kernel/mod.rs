@@ -8,6 +8,9 @@
 mod elementwise;
 mod int8;
 mod isa;
+#[cfg(feature = "mmap")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mmap")))]
+pub mod map;
 mod matrix;
 mod pack;
 mod panels;

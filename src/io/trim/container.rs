@@ -11,10 +11,8 @@
 //! required: a reader that does not know one refuses the file. So a file from a newer version either loads with
 //! the same meaning or says what it needs.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs;
+use std::path::Path;
 
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
 use crate::error::{Error, Result};
@@ -112,50 +110,6 @@ pub(crate) fn named<T>(result: Result<T>, path: &Path) -> Result<T> {
     })
 }
 
-/// Replaces `path` as a whole or not at all: a new file in the same folder, synced, then renamed over it.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| Error::Io { path, source }
-    };
-    let Some(name) = path.file_name() else {
-        let reason = "the path names no file".to_string();
-        return Err(Error::Format { path: path.to_path_buf(), reason });
-    };
-    let folder =
-        path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_path_buf);
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = folder.join(temporary);
-    let written = File::create_new(&temporary)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .map_err(failed(&temporary))
-        .and_then(|()| fs::rename(&temporary, path).map_err(failed(path)));
-    if written.is_err() {
-        // The first error is the one to report; a file that was never created cannot be removed.
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    sync_folder(&folder)
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> Result<()> {
-    // The new name reaches the disk with the folder, not with the file.
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|source| Error::Io { path: folder.to_path_buf(), source })
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> Result<()> {
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,18 +135,5 @@ mod tests {
         let mut file = with_crc(&[]);
         file[4] = 2;
         assert!(read_sections(&file).unwrap_err().to_string().contains("version 2"));
-    }
-
-    #[test]
-    fn replaces_a_file_and_leaves_no_other() {
-        let folder = std::env::temp_dir().join(format!("trimnet-atomic-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("a.trim");
-        write_atomic(&path, b"one").unwrap();
-        write_atomic(&path, b"two").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        assert!(write_atomic(&folder.join("missing").join("a.trim"), b"").is_err());
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -22,6 +22,9 @@ mod named;
 mod network;
 mod report;
 
+pub(crate) use container::{named, read_file};
+pub(crate) use wire::malformed;
+
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
 pub use layout::Layout;
 pub use mapping::Mapping;

@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
-use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
+use super::container::{Kind, named, only, read_file, read_sections, write_sections};
 use super::encoding::{encode, take_tensor};
 use super::search::EncodeOptions;
 use super::tensor::{Limits, TensorData};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
 use crate::error::Result;
+use crate::io::atomic::write_atomic;
 
 /// A whole file of named tensors.
 pub fn tensors_to_bytes(tensors: &[(&str, &TensorData)], options: &EncodeOptions) -> Vec<u8> {

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayView, Dimension, Ix2};
 
-use super::container::{Kind, named, only, read_file, read_sections, write_atomic, write_sections};
+use super::container::{Kind, named, only, read_file, read_sections, write_sections};
 use super::encoding::{encode_body, put_element, take_body, take_element};
 use super::floats::{put_floats, take_floats};
 use super::report::{TensorReport, TrimReport};
@@ -31,6 +31,7 @@ use super::tensor::{Budget, Codes, ElementType, Limits, Values};
 use super::wire::{Cursor, malformed, put_varint};
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::io::atomic::write_atomic;
 use crate::nn::{Activation, Layer, Linear, Mlp};
 use crate::normalize::{BatchNorm, BnConvention, LayerNorm};
 use crate::regularize::{Dropout, GaussianNoise};
