@@ -117,7 +117,8 @@ fn each_tensor_becomes_what_its_compressor_makes_of_it_and_the_others_keep_every
     write_sharded(&source, 300);
     let report = compress_checkpoint(&source, &out, &recipe(), &Options::default(), &mut |_| {}).unwrap();
     let (before, after) = (tensors(&source), tensors(&out));
-    let weight = |name: &str| before.get(name).unwrap().to_floats::<f32>().unwrap().into_dimensionality().unwrap();
+    let weight =
+        |name: &str| before.get(name).unwrap().to_floats::<f32>().unwrap().into_dimensionality().unwrap();
     for (layer, scheme) in [
         (0, Scheme::symmetric(8).unwrap().per_channel(0)),
         (1, Scheme::symmetric(4).unwrap().per_group(1, 32).unwrap()),
@@ -161,7 +162,10 @@ fn each_tensor_becomes_what_its_compressor_makes_of_it_and_the_others_keep_every
 /// The plain definition.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 },
+        )
     })
 }
 
@@ -319,7 +323,8 @@ fn a_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes() {
     let max = 1_000_000;
     compress_checkpoint(&source, &whole, &recipe(), &options(2, max), &mut |_| {}).unwrap();
     let reports = |folder: &Path| {
-        let names = fs::read_dir(folder).map(|dir| dir.filter_map(|e| e.ok()?.file_name().into_string().ok()));
+        let names =
+            fs::read_dir(folder).map(|dir| dir.filter_map(|e| e.ok()?.file_name().into_string().ok()));
         names.map_or(0, |names| names.filter(|name| name.ends_with(".report.json")).count())
     };
     let wanted = reports(&whole);

@@ -38,7 +38,8 @@ def floats(path, width):
     return torch.from_numpy(np.fromfile(path, dtype="<f4").reshape(-1, width).copy())
 
 def same(a, b, what):
-    error = ((a - b).abs() / b.abs().clamp(min=1)).max().item()
+    # Two float32 programs add in different orders: relative to the largest output.
+    error = ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
     assert error <= 1e-6, f"{what}: {error}"
     return error
 

@@ -95,7 +95,7 @@ fn network(seed: u64, relu: bool) -> trimnet::Result<(Mlp<f32>, Xoshiro256PlusPl
             _ => builder,
         };
         builder = if relu { builder.relu() } else { bend(builder, which + hidden) };
-        if hidden == 0 && which % 3 == 0 {
+        if hidden == 0 && which.is_multiple_of(3) {
             builder = builder.dropout(0.25);
         }
     }

@@ -7,7 +7,7 @@ use super::report::{OutputReport, TensorReport};
 use super::source::Checkpoint;
 use crate::error::{Error, Result};
 use crate::io::safetensors::compressed::{Packing, shape_tensor, words};
-use crate::io::safetensors::{Dtype, Tensor, TensorView};
+use crate::io::safetensors::{Dtype, Tensor, TensorView, reason};
 use crate::kernel::Pool;
 
 /// What becomes of one tensor of a checkpoint.
@@ -156,7 +156,10 @@ impl Job {
     }
 
     fn named(&self, error: Error) -> Error {
-        Error::Unsupported { what: "compressing a tensor", reason: format!("{:?}: {error}", self.tensor) }
+        Error::Unsupported {
+            what: "compressing a tensor",
+            reason: format!("{:?}: {}", self.tensor, reason(error)),
+        }
     }
 
     /// Does it in memory: the tensors that take the place of this one, and a report.

@@ -7,6 +7,7 @@ use super::block::{GgufTensor, GgufType};
 use super::value::{Reader, Value, put_text};
 use crate::error::Result;
 use crate::io::atomic::write_atomic;
+use crate::io::safetensors::reason;
 use crate::io::trim::{malformed, named, read_file};
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -133,7 +134,10 @@ impl Gguf {
             let key = reader.text()?;
             let kind = reader.u32()?;
             let value = Value::read(&mut reader, kind);
-            keys.push((key.clone(), value.map_err(|error| malformed(format!("key {key:?}: {error}")))?));
+            keys.push((
+                key.clone(),
+                value.map_err(|error| malformed(format!("key {key:?}: {}", reason(error))))?,
+            ));
         }
         unique("keys", keys.iter().map(|(key, _)| key))?;
         let mut infos = Vec::new();
@@ -193,8 +197,8 @@ impl Info {
             shape.push(usize::try_from(length).map_err(|_| wrong(format!("an axis of length {length}")))?);
         }
         shape.reverse();
-        let kind = GgufType::of_id(reader.u32()?).map_err(|error| wrong(error.to_string()))?;
-        let len = kind.bytes_of(&shape).map_err(|error| wrong(error.to_string()))?;
+        let kind = GgufType::of_id(reader.u32()?).map_err(|error| wrong(reason(error)))?;
+        let len = kind.bytes_of(&shape).map_err(|error| wrong(reason(error)))?;
         let offset = reader.u64()?;
         let offset = usize::try_from(offset).map_err(|_| wrong(format!("its offset is {offset}")))?;
         Ok(Self { name, kind, shape, offset, len })

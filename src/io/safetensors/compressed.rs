@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::dtype::Dtype;
 use super::file::SafeTensors;
+use super::reason;
 use super::tensor::{Tensor, TensorView};
 use crate::error::{Error, Result};
 use crate::float::Float;
@@ -128,7 +129,7 @@ impl SafeTensors {
                     Some(&[out, inputs]) if out >= 0 && inputs >= 0 => [out as usize, inputs as usize],
                     _ => return Err(wrong("its shape is not two numbers".to_string())),
                 };
-                unpack(packed, dim).map_err(|reason| wrong(reason))?
+                unpack(packed, dim).map_err(wrong)?
             }
         };
         let (out, inputs) = codes.dim();
@@ -145,7 +146,7 @@ impl SafeTensors {
         let points = match self.find(&format!("{module}.weight_zero_point")) {
             None => None,
             Some(points) if points.dtype() == Dtype::I32 => {
-                Some(unpack_points(points, bits, scales.shape()).map_err(|reason| wrong(reason))?)
+                Some(unpack_points(points, bits, scales.shape()).map_err(wrong)?)
             }
             Some(points) => Some(points.to_codes()?.iter().copied().collect::<Vec<i32>>()),
         };
@@ -172,7 +173,7 @@ impl SafeTensors {
                 QuantParams { scale, zero_point }
             })
             .collect();
-        QuantizedTensor::from_codes(scheme, &params, codes.view()).map_err(|error| wrong(error.to_string()))
+        QuantizedTensor::from_codes(scheme, &params, codes.view()).map_err(|error| wrong(reason(error)))
     }
 }
 

@@ -18,6 +18,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::dtype::Dtype;
+use super::reason;
 use crate::error::Result;
 use crate::io::trim::malformed;
 
@@ -142,7 +143,7 @@ fn entry(name: &str, raw: &RawEntry, data: u64) -> Result<Entry> {
     }
     let shape: Option<Vec<usize>> = raw.shape.iter().map(|&length| usize::try_from(length).ok()).collect();
     let shape = shape.ok_or_else(|| wrong(format!("shape {:?} cannot be addressed", raw.shape)))?;
-    let len = dtype.bytes_of(&shape).map_err(|error| wrong(error.to_string()))?;
+    let len = dtype.bytes_of(&shape).map_err(|error| wrong(reason(error)))?;
     if len as u64 != end - start {
         return Err(wrong(format!(
             "shape {shape:?} of {dtype} has {len} bytes, the offsets say {}",

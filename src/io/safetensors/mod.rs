@@ -22,3 +22,13 @@ pub use file::SafeTensors;
 pub use names::Names;
 pub use network::{load_mlp, save_mlp};
 pub use tensor::{Tensor, TensorView};
+
+use crate::error::Error;
+
+/// What an error says, to be part of another one: without the place for the name of a file.
+pub(crate) fn reason(error: Error) -> String {
+    match error {
+        Error::Format { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
