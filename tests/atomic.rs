@@ -79,7 +79,10 @@ fn a_killed_writer_never_leaves_half_a_file_under_the_final_name() {
             SafeTensors::load(folder.join("a.safetensors")).unwrap(),
             Gguf::load(folder.join("a.gguf")).unwrap(),
         );
-        assert!(expected.iter().any(|(file, _)| *file == read.0) && expected.iter().any(|(_, file)| *file == read.1));
+        assert!(
+            expected.iter().any(|(file, _)| *file == read.0)
+                && expected.iter().any(|(_, file)| *file == read.1)
+        );
     }
     assert!(half_done > 0, "no kill met a write");
     fs::remove_dir_all(&folder).unwrap();

@@ -117,6 +117,9 @@ hostile! { safetensors, ".safetensors", |bytes: &[u8]| SafeTensors::from_bytes(b
     network_with_a_mask_of_lies: "a mask of 100 digits for 1 weights";
     network_with_a_layer_it_has_not: "there is no tensor \"1.weight\"";
     network_with_a_dropout_of_2: "layer 1: p is 2";
+    network_with_a_norm_of_2_62: "its width 4611686018427387904 is that of no tensor";
+    network_that_uses_a_tensor_twice: "two layers want tensor \"0.weight\"";
+    network_of_10001_layers: "a network of 10001 layers, at most 10000 are read";
 }
 
 hostile! { gguf, ".gguf", Gguf::from_bytes;

@@ -51,11 +51,12 @@ impl Gguf {
             return Err(Error::Unsupported { what: "loading a network from GGUF", reason });
         };
         let architecture = Architecture::from_json(network)?;
+        let dtype = if F::BYTES == 4 { Dtype::F32 } else { Dtype::F64 };
         let mut dict = SafeTensors::new();
         for (name, tensor) in self.tensors() {
             let tensor = match tensor.kind() {
                 GgufType::I64 => Tensor::new(Dtype::I64, vec![], tensor.bytes().to_vec())?,
-                _ => Tensor::from_floats(tensor.to_floats::<F>()?.view(), Dtype::F64)?,
+                _ => Tensor::from_floats(tensor.to_floats::<F>()?.view(), dtype)?,
             };
             dict.insert(name, tensor);
         }

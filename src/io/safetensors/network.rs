@@ -31,6 +31,9 @@ use crate::tensor::Mask;
 const KEY: &str = "trimnet";
 const VERSION: u32 = 1;
 
+/// A layer takes more memory than the twenty letters that describe it.
+const MOST_LAYERS: usize = 10_000;
+
 /// What stands under `trimnet` in the metadata.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Described {
@@ -135,8 +138,13 @@ impl SafeTensors {
     /// [`Error::Format`] for a tensor that is missing, or of another shape, or, among those that begin with the prefix of
     /// `names`, one too many; and for layers that their own constructors refuse.
     pub fn to_mlp_of<F: Float>(&self, architecture: &Architecture, names: &Names) -> Result<Mlp<F>> {
-        let mut reader = Reader { file: self, used: BTreeSet::new(), width: architecture.inputs() };
-        let mut layers = Vec::new();
+        let count = architecture.layers().len();
+        if count > MOST_LAYERS {
+            return Err(malformed(format!("a network of {count} layers, at most {MOST_LAYERS} are read")));
+        }
+        let invented = self.iter().map(|(_, tensor)| tensor.bytes().len()).sum();
+        let mut reader = Reader { file: self, used: BTreeSet::new(), width: architecture.inputs(), invented };
+        let mut layers = Vec::with_capacity(count);
         let mut nth = 0;
         for (i, shape) in architecture.layers().iter().enumerate() {
             let module = match shape {
@@ -170,6 +178,9 @@ struct Reader<'a> {
     file: &'a SafeTensors,
     used: BTreeSet<String>,
     width: usize,
+    /// How many ones and zeros may yet be made up for norms without parameters. Each stands next to a linear layer of its
+    /// width, so that all bytes of the file are plenty.
+    invented: usize,
 }
 
 impl Reader<'_> {
@@ -245,7 +256,16 @@ impl Reader<'_> {
     fn affine<F: Float>(&mut self, module: &str) -> Result<(Array1<F>, Array1<F>)> {
         let has = |name| self.file.find(&format!("{module}.{name}")).is_some();
         match (has("weight"), has("bias")) {
-            (false, false) => Ok((Array1::ones(self.width), Array1::zeros(self.width))),
+            (false, false) => {
+                let left = self.invented.checked_sub(self.width);
+                self.invented = left.ok_or_else(|| {
+                    malformed(format!(
+                        "{module:?} has no weight, and its width {} is that of no tensor",
+                        self.width
+                    ))
+                })?;
+                Ok((Array1::ones(self.width), Array1::zeros(self.width)))
+            }
             // `bias=False` of a layer norm.
             (true, false) => Ok((self.vector(module, "weight", self.width)?, Array1::zeros(self.width))),
             _ => Ok((self.vector(module, "weight", self.width)?, self.vector(module, "bias", self.width)?)),
@@ -268,7 +288,9 @@ impl Reader<'_> {
                 "tensor {name:?} has shape {actual:?}, the network wants {shape:?}"
             )));
         }
-        self.used.insert(name.to_string());
+        if !self.used.insert(name.to_string()) {
+            return Err(malformed(format!("two layers want tensor {name:?}")));
+        }
         tensor.to_floats::<F>()?.into_dimensionality().map_err(|error| malformed(error.to_string()))
     }
 }
