@@ -65,10 +65,7 @@ fn write_sharded(folder: &Path, rows: usize) {
 }
 
 fn options(threads: usize, max_shard_bytes: u64) -> Options {
-    let mut options = Options::default();
-    options.pool = Pool::new(threads);
-    options.max_shard_bytes = max_shard_bytes;
-    options
+    Options { max_shard_bytes, pool: Pool::new(threads) }
 }
 
 /// Every file of a folder.

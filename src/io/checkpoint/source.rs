@@ -78,8 +78,11 @@ impl Checkpoint {
         let mut files: Vec<String> = weights.values().cloned().collect();
         files.sort();
         files.dedup();
-        let checkpoint = Self::of_files(path.to_path_buf(), &files, Some(&weights));
-        named(checkpoint, &index)
+        Self::of_files(path.to_path_buf(), &files, Some(&weights)).map_err(|error| match error {
+            // What is wrong with a shard names the shard already.
+            Error::Format { path, reason } if path.as_os_str().is_empty() => Error::Format { path: index, reason },
+            other => other,
+        })
     }
 
     fn of_files(folder: PathBuf, names: &[String], index: Option<&BTreeMap<String, String>>) -> Result<Self> {
