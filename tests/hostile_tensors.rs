@@ -7,8 +7,13 @@ use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 
-use trimnet::io::gguf::Gguf;
-use trimnet::io::safetensors::SafeTensors;
+use trimnet::Compressor;
+use trimnet::io::gguf::{Gguf, GgufType, Value};
+use trimnet::io::safetensors::compressed::Packing;
+use trimnet::io::safetensors::{Dtype, Names, SafeTensors};
+use trimnet::nn::Mlp;
+use trimnet::quantize::{Scheme, UniformQuantizer};
+use trimnet::rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 thread_local! {
     /// Bytes that this thread has in use, and the most it ever had.
@@ -152,4 +157,56 @@ hostile! { gguf, ".gguf", Gguf::from_bytes;
     duplicate_tensor: "two tensors are called \"a\"";
     data_cut_off: "128 bytes at 0 do not lie within the data, which have 127";
     tensor_name_not_utf8: "is not UTF-8";
+}
+
+/// A network with everything that the formats know, quantized weights beside it.
+fn sample(rng: &mut Xoshiro256PlusPlus) -> (SafeTensors, Gguf) {
+    let builder = Mlp::builder(32).linear(32).batch_norm().relu().dropout(0.5).linear_no_bias(3).layer_norm();
+    let mlp = builder.build::<f32>(rng).unwrap();
+    let mut file = SafeTensors::from_mlp(&mlp, &Names::sequential(), Dtype::Bf16).unwrap();
+    let scheme = Scheme::affine(4).unwrap().with_signed(true).unwrap().per_group(1, 8).unwrap();
+    let weight = mlp.linears().next().unwrap().weight();
+    let quantized = UniformQuantizer::new(scheme).compress(weight).unwrap();
+    file.insert_quantized("q", &quantized, Packing::Packed).unwrap();
+    let mut gguf = Gguf::from_mlp(&mlp, GgufType::Q4_0).unwrap();
+    gguf.push_key("texts", Value::Texts(vec!["a".into(), "b".into()]));
+    (file, gguf)
+}
+
+/// Changes a few bytes, most of them digits for digits, or takes some away.
+fn damage(bytes: &mut Vec<u8>, rng: &mut Xoshiro256PlusPlus) {
+    for _ in 0..rng.random_range(1..4) {
+        let at = rng.random_range(0..bytes.len());
+        match rng.random_range(0..4) {
+            0 => bytes[at] = rng.random(),
+            1 => bytes.truncate(at.max(1)),
+            _ if bytes[at].is_ascii_digit() => bytes[at] = b'0' + rng.random_range(0..10) as u8,
+            _ => bytes[at] = bytes[at].wrapping_add(1),
+        }
+    }
+}
+
+#[test]
+fn damaged_files_are_errors_or_files_but_never_a_panic() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(11);
+    let (safetensors, gguf) = sample(&mut rng);
+    let (safetensors, gguf) = (safetensors.to_bytes().unwrap(), gguf.to_bytes().unwrap());
+    let (mut refused, mut read) = (0, 0);
+    for round in 0..20_000 {
+        let mut bytes = if round % 2 == 0 { safetensors.clone() } else { gguf.clone() };
+        damage(&mut bytes, &mut rng);
+        let fine = if round % 2 == 0 {
+            SafeTensors::from_bytes(&bytes).is_ok_and(|file| {
+                let _ = (file.to_mlp::<f32>(), file.quantized("q"), file.quantized("0"));
+                true
+            })
+        } else {
+            Gguf::from_bytes(&bytes).is_ok_and(|file| {
+                let _ = file.to_mlp::<f64>();
+                true
+            })
+        };
+        *(if fine { &mut read } else { &mut refused }) += 1;
+    }
+    assert!(refused > 1000 && read > 1000, "{refused} refused, {read} read");
 }

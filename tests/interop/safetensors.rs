@@ -60,7 +60,7 @@ fn network(seed: usize) -> trimnet::Result<(Mlp<f32>, Xoshiro256PlusPlus)> {
             5 => builder.gelu(),
             _ => builder.activation(Activation::GeluTanh),
         };
-        if hidden == 0 && seed % 3 == 0 {
+        if hidden == 0 && seed.is_multiple_of(3) {
             builder = builder.dropout(0.25);
         }
     }

@@ -80,7 +80,9 @@ impl Checkpoint {
         files.dedup();
         Self::of_files(path.to_path_buf(), &files, Some(&weights)).map_err(|error| match error {
             // What is wrong with a shard names the shard already.
-            Error::Format { path, reason } if path.as_os_str().is_empty() => Error::Format { path: index, reason },
+            Error::Format { path, reason } if path.as_os_str().is_empty() => {
+                Error::Format { path: index, reason }
+            }
             other => other,
         })
     }

@@ -56,7 +56,7 @@ network("with_a_mask_of_lies", lambda n: n.update(network={"inputs": 1, "layers"
 network("with_a_layer_it_has_not", lambda n: n.update(network={"inputs": 1, "layers": [{"linear": {"outputs": 1, "bias": True}}, {"linear": {"outputs": 1, "bias": True}}]}))
 network("with_a_dropout_of_2", lambda n: n.update(network={"inputs": 1, "layers": [{"linear": {"outputs": 1, "bias": True}}, {"dropout": {"p": 2.0}}]}))
 one = {"linear": {"outputs": 1, "bias": True}}
-network("with_a_norm_of_2_62", lambda n: n.update(network={"inputs": 1 << 62, "layers": [{"layer_norm": {"eps": 1e-5}}, one]}))
+network("with_a_norm_of_2_62", lambda n: n.update(names={"prefix": "", "modules": ["n", "0"]}, network={"inputs": 1 << 62, "layers": [{"layer_norm": {"eps": 1e-5}}, one]}))
 network("that_uses_a_tensor_twice", lambda n: n.update(names={"prefix": "", "modules": ["0", "0"]}, network={"inputs": 1, "layers": [one, one]}))
 network("of_10001_layers", lambda n: n.update(network={"inputs": 1, "layers": [one] + [{"activation": "Relu"}] * 10000}))
 
