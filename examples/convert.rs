@@ -1,7 +1,7 @@
 //! Converts a network from one format to another, and compresses it on the way.
 //!
-//! `cargo run --release --features onnx --example convert -- IN OUT`, the formats by the ends of the names: `.trim` and
-//! `.onnx`. Exit codes: 0 done, 1 the conversion failed, 2 the command line is wrong.
+//! `cargo run --release --features onnx,gguf --example convert -- IN OUT`, the formats by the ends of the names: `.trim`,
+//! `.onnx`, `.safetensors` and `.gguf`. Exit codes: 0 done, 1 the conversion failed, 2 the command line is wrong.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,13 +10,15 @@ use indicatif::ProgressBar;
 use lexopt::{Arg, Parser, ValueExt};
 use ndarray::Array2;
 use trimnet::engine::{Calibrator, Target};
+use trimnet::io::gguf::{Gguf, GgufType};
 use trimnet::io::idx;
 use trimnet::io::onnx::{OnnxExporter, OnnxImporter, Tail, WeightCodes};
+use trimnet::io::safetensors::{Architecture, Names, SafeTensors, load_mlp, save_mlp};
 use trimnet::nn::{Linear, Mlp};
 use trimnet::prune::{Norm, PruneReport, Selection, score};
 
 const HELP: &str = "\
-convert [OPTIONS] IN OUT        formats: .trim, .onnx
+convert [OPTIONS] IN OUT        formats: .trim, .onnx, .safetensors, .gguf
 
   --int8              int8 weights and activations, ONNX only; needs --calibrate
   --calibrate DATA    a folder of IDX files, or rows of little-endian f32 in a file
@@ -26,7 +28,13 @@ convert [OPTIONS] IN OUT        formats: .trim, .onnx
   --prune SPARSITY    drops this fraction of all weights, the smallest, and neurons left without any
   --softmax           probabilities as output, ONNX only
   --output NAME       stops reading an ONNX graph at this value
+  --layers FILE       the architecture of a .safetensors file that does not say it, as JSON:
+                      {\"inputs\": 8, \"layers\": [{\"linear\": {\"outputs\": 4, \"bias\": true}}, ..]}
+  --prefix TEXT       what the names in such a file begin with, \"module.\" or so
+  --gguf TYPE         of weights in .gguf: f32 (default), f16, q8_0, q4_0
   --json              a report as JSON";
+
+const FORMATS: &str = ".trim, .onnx, .safetensors and .gguf";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -42,6 +50,9 @@ struct Args {
     prune: Option<f64>,
     softmax: bool,
     output: Option<String>,
+    layers: Option<PathBuf>,
+    prefix: String,
+    gguf: Option<GgufType>,
     json: bool,
 }
 
@@ -66,6 +77,17 @@ impl Args {
                 Arg::Long("prune") => args.prune = Some(parser.value()?.parse()?),
                 Arg::Long("softmax") => args.softmax = true,
                 Arg::Long("output") => args.output = Some(parser.value()?.string()?),
+                Arg::Long("layers") => args.layers = Some(parser.value()?.into()),
+                Arg::Long("prefix") => args.prefix = parser.value()?.string()?,
+                Arg::Long("gguf") => {
+                    args.gguf = Some(match parser.value()?.string()?.as_str() {
+                        "f32" => GgufType::F32,
+                        "f16" => GgufType::F16,
+                        "q8_0" => GgufType::Q8_0,
+                        "q4_0" => GgufType::Q4_0,
+                        other => return Err(format!("no type {other}; f32, f16, q8_0 or q4_0").into()),
+                    });
+                }
                 Arg::Long("json") => args.json = true,
                 Arg::Long("help") | Arg::Short('h') => {
                     println!("{HELP}");
@@ -153,6 +175,8 @@ fn convert(args: &Args) -> Result<(), Failure> {
 fn read(args: &Args) -> Result<(Mlp<f32>, Tail), Failure> {
     match extension(&args.from) {
         "trim" => Ok((Mlp::load(&args.from)?, Tail::None)),
+        "safetensors" => Ok((read_safetensors(args)?, Tail::None)),
+        "gguf" => Ok((Gguf::load(&args.from)?.to_mlp()?, Tail::None)),
         "onnx" => {
             let importer = OnnxImporter::new();
             let importer = match &args.output {
@@ -162,8 +186,23 @@ fn read(args: &Args) -> Result<(Mlp<f32>, Tail), Failure> {
             let imported = importer.read(&args.from)?;
             Ok((imported.network, imported.tail))
         }
-        other => Err(format!("no format for reading .{other} files; .trim and .onnx are known").into()),
+        other => Err(format!("no format for reading .{other} files; {FORMATS} are known").into()),
     }
+}
+
+fn read_safetensors(args: &Args) -> Result<Mlp<f32>, Failure> {
+    let Some(layers) = &args.layers else { return Ok(load_mlp(&args.from)?) };
+    let architecture = Architecture::from_json(&std::fs::read_to_string(layers)?)?;
+    let file = SafeTensors::load(&args.from)?;
+    // By the numbers of the modules, or, where some of them have no place in the network, by their order.
+    let names = Names::sequential().with_prefix(&args.prefix);
+    Ok(match file.to_mlp_of(&architecture, &names) {
+        Ok(mlp) => mlp,
+        Err(first) => match Names::numbered_in(&file, &args.prefix) {
+            Ok(names) => file.to_mlp_of(&architecture, &names).map_err(|_| first)?,
+            Err(_) => return Err(first.into()),
+        },
+    })
 }
 
 fn prune(mut mlp: Mlp<f32>, sparsity: f64) -> Result<Mlp<f32>, Failure> {
@@ -176,11 +215,16 @@ fn prune(mut mlp: Mlp<f32>, sparsity: f64) -> Result<Mlp<f32>, Failure> {
 
 fn write(args: &Args, mlp: &Mlp<f32>, tail: Tail) -> Result<(), Failure> {
     match extension(&args.to) {
-        "trim" => {
+        format @ ("trim" | "safetensors" | "gguf") => {
             if tail != Tail::None {
                 eprintln!("note: the file gives logits; the {tail:?} behind them is left out");
             }
-            Ok(mlp.save(&args.to)?)
+            match format {
+                "trim" => mlp.save(&args.to)?,
+                "safetensors" => save_mlp(&args.to, mlp)?,
+                _ => Gguf::from_mlp(mlp, args.gguf.unwrap_or(GgufType::F32))?.save(&args.to)?,
+            }
+            Ok(())
         }
         "onnx" => {
             let tail = if args.softmax { Tail::Softmax } else { tail };
@@ -199,7 +243,7 @@ fn write(args: &Args, mlp: &Mlp<f32>, tail: Tail) -> Result<(), Failure> {
             };
             Ok(model.save(&args.to)?)
         }
-        other => Err(format!("no format for writing .{other} files; .trim and .onnx are known").into()),
+        other => Err(format!("no format for writing .{other} files; {FORMATS} are known").into()),
     }
 }
 

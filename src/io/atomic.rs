@@ -17,11 +17,16 @@ pub(crate) fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
+    replace(path, |file, temporary| {
+        let mut file = BufWriter::new(file);
+        write(&mut file).and_then(|()| file.flush()).map_err(failed(temporary))
+    })
+}
+
+/// [`write_atomic`] for contents that are written here and there, by whoever may fail for reasons of their own.
+#[cfg_attr(not(feature = "mmap"), allow(dead_code))]
+pub(crate) fn replace<T>(path: &Path, write: impl FnOnce(&mut File, &Path) -> Result<T>) -> Result<T> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| Error::Io { path, source }
-    };
     let Some(name) = path.file_name() else {
         let reason = "the path names no file".to_string();
         return Err(Error::Format { path: path.to_path_buf(), reason });
@@ -32,20 +37,41 @@ pub(crate) fn write_atomic_with(
     temporary.push(name);
     temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let temporary = folder.join(temporary);
-    let written = File::create_new(&temporary)
-        .and_then(|file| {
-            let mut file = BufWriter::new(file);
-            write(&mut file)?;
-            file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-        })
-        .map_err(failed(&temporary))
-        .and_then(|()| fs::rename(&temporary, path).map_err(failed(path)));
+    let mut file = File::create_new(&temporary).map_err(failed(&temporary))?;
+    let written = write(&mut file, &temporary).and_then(|written| {
+        file.sync_all().map_err(failed(&temporary))?;
+        fs::rename(&temporary, path).map_err(failed(path))?;
+        Ok(written)
+    });
     if written.is_err() {
-        // The first error is the one to report; a file that was never created cannot be removed.
+        // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
     }
-    written?;
-    sync_folder(&folder)
+    let written = written?;
+    sync_folder(&folder)?;
+    Ok(written)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io { path, source }
+}
+
+/// Removes what writers of `path` left behind when they were killed. One that still runs fails when it is done.
+#[cfg(feature = "mmap")]
+pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
+    let Some((folder, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
+        return Ok(());
+    };
+    let begin = format!(".{name}.");
+    for entry in fs::read_dir(folder).map_err(failed(folder))? {
+        let entry = entry.map_err(failed(folder))?;
+        let left = entry.file_name().to_str().is_some_and(|n| n.starts_with(&begin) && n.ends_with(".tmp"));
+        if left {
+            fs::remove_file(entry.path()).map_err(failed(&entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -10,6 +10,9 @@ mod exp;
 mod int8;
 mod isa;
 mod live;
+#[cfg(feature = "mmap")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mmap")))]
+pub mod map;
 mod matrix;
 mod pack;
 mod panels;

@@ -23,6 +23,9 @@ mod network;
 mod engine;
 mod report;
 
+pub(crate) use container::{named, read_file};
+pub(crate) use wire::malformed;
+
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
 pub use layout::Layout;
 pub use mapping::Mapping;
