@@ -192,7 +192,7 @@ impl Histogram {
 impl Sums for Histogram {
     fn up_to(&self, boundary: f64) -> (f64, f64) {
         let at = (boundary - self.min) / self.width;
-        if !(at > 0.0) {
+        if at.is_nan() || at <= 0.0 {
             return if boundary < self.min {
                 (0.0, 0.0)
             } else {
