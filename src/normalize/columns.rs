@@ -17,10 +17,8 @@ use crate::kernel::{Isa, PART, Pool, Work, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Rows that are read side by side, so that sums stay in registers.
+/// Rows that are read side by side, so that sums and parameters stay in the nearest cache.
 const SIDE: usize = 8;
-/// Columns that fill a vector register.
-const LANES: usize = 16;
 /// Columns of one thread.
 const COLUMNS: usize = 1024;
 
@@ -86,13 +84,8 @@ pub(super) fn product_sums<F: Float>(pool: &Pool, a: &[F], b: &[F], width: usize
 
 /// The two numbers that every element adds to the sums of its column.
 trait Terms<F>: Sync {
-    /// Of `N` neighbours in one row: the first is element `at`, in column `j`.
-    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2];
-}
-
-#[inline(always)]
-fn lanes<F: Copy + Default, const N: usize>(x: &[F], at: usize) -> [F; N] {
-    x[at..].first_chunk().copied().unwrap_or([F::default(); N])
+    /// Adds those of neighbours in one row to `a` and `b`: the first is element `at`, in column `j`.
+    fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]);
 }
 
 /// `d` and `d^2`, where `d = x - first`.
@@ -103,10 +96,12 @@ struct Shifted<'a, F> {
 
 impl<F: Float> Terms<F> for Shifted<'_, F> {
     #[inline(always)]
-    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2] {
-        let (x, first) = (lanes::<F, N>(self.x, at), lanes::<F, N>(self.first, j));
-        let d: [F; N] = std::array::from_fn(|i| x[i] - first[i]);
-        [d, d.map(|d| d * d)]
+    fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
+        for (((a, b), &x), &first) in a.iter_mut().zip(b).zip(&self.x[at..]).zip(&self.first[j..]) {
+            let d = x - first;
+            *a += d;
+            *b += d * d;
+        }
     }
 }
 
@@ -118,9 +113,12 @@ struct Product<'a, F> {
 
 impl<F: Float> Terms<F> for Product<'_, F> {
     #[inline(always)]
-    fn of<const N: usize>(&self, at: usize, _: usize) -> [[F; N]; 2] {
-        let (a, b) = (lanes::<F, N>(self.a, at), lanes::<F, N>(self.b, at));
-        [a, std::array::from_fn(|i| a[i] * b[i])]
+    fn add(&self, at: usize, _: usize, sums: &mut [F], products: &mut [F]) {
+        let terms = self.a[at..].iter().zip(&self.b[at..]);
+        for ((sum, product), (&a, &b)) in sums.iter_mut().zip(products).zip(terms) {
+            *sum += a;
+            *product += a * b;
+        }
     }
 }
 
@@ -134,12 +132,14 @@ struct Standardized<'a, F> {
 
 impl<F: Float> Terms<F> for Standardized<'_, F> {
     #[inline(always)]
-    fn of<const N: usize>(&self, at: usize, j: usize) -> [[F; N]; 2] {
+    fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
         let Self { dy, x, moments: Moments { first, offset, .. }, inverse } = self;
-        let (dy, x) = (lanes::<F, N>(dy, at), lanes::<F, N>(x, at));
-        let (first, offset) = (lanes::<F, N>(first, j), lanes::<F, N>(offset, j));
-        let inverse = lanes::<F, N>(inverse, j);
-        [dy, std::array::from_fn(|i| dy[i] * (((x[i] - first[i]) - offset[i]) * inverse[i]))]
+        let statistics = first[j..].iter().zip(&offset[j..]).zip(&inverse[j..]);
+        let terms = dy[at..].iter().zip(&x[at..]).zip(statistics);
+        for ((a, b), ((&dy, &x), ((&first, &offset), &inverse))) in a.iter_mut().zip(b).zip(terms) {
+            *a += dy;
+            *b += dy * (((x - first) - offset) * inverse);
+        }
     }
 }
 
@@ -172,21 +172,6 @@ struct ColumnSums<'a, F, T> {
     others: &'a mut [f64],
 }
 
-impl<F: Float, T: Terms<F>> ColumnSums<'_, F, T> {
-    /// Adds `N` columns from the `j`-th on, over the given rows, to sums in the element type.
-    #[inline(always)]
-    fn add<const N: usize>(&self, rows: (usize, usize), j: usize, sums: [&mut [F; N]; 2]) {
-        let [mut a, mut b] = [*sums[0], *sums[1]];
-        for row in rows.0..rows.1 {
-            let [x, y] = self.terms.of::<N>(row * self.width + self.first + j, self.first + j);
-            a.iter_mut().zip(x).for_each(|(a, x)| *a += x);
-            b.iter_mut().zip(y).for_each(|(b, y)| *b += y);
-        }
-        *sums[0] = a;
-        *sums[1] = b;
-    }
-}
-
 impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
     type Output = ();
 
@@ -197,16 +182,13 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
         for start in (0..self.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.rows);
             for row in (start..end).step_by(SIDE) {
-                let rows = (row, (row + SIDE).min(end));
-                let (a, a_rest) = a.as_chunks_mut::<LANES>();
-                let (b, b_rest) = b.as_chunks_mut::<LANES>();
-                let whole = a.len() * LANES;
-                for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
-                    self.add(rows, i * LANES, [a, b]);
-                }
-                let rest = a_rest.as_chunks_mut::<1>().0.iter_mut().zip(b_rest.as_chunks_mut::<1>().0);
-                for (i, (a, b)) in rest.enumerate() {
-                    self.add(rows, whole + i, [a, b]);
+                for j in (0..columns).step_by(TILE) {
+                    let tile = j..columns.min(j + TILE);
+                    let (a, b) = (&mut a[tile.clone()], &mut b[tile]);
+                    for row in row..end.min(row + SIDE) {
+                        let column = self.first + j;
+                        self.terms.add(row * self.width + column, column, a, b);
+                    }
                 }
             }
             flush(&mut a, self.sums);

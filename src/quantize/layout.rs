@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::kernel::{PART, Pool};
 use crate::quantize::scheme::Granularity;
 
+/// Scales, position and elements of a part of a run.
+type Part<'a, T> = (Range<usize>, usize, &'a mut [T]);
+
 /// A tensor seen as `[outer, length, inner]`, the axis of the scales in the middle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -123,7 +126,7 @@ impl Layout {
         }
         // A job has neighbouring parts, about PART elements together.
         let mut rest = to;
-        let mut jobs: Vec<Vec<(Range<usize>, usize, &mut [B])>> = Vec::new();
+        let mut jobs: Vec<Vec<Part<'_, B>>> = Vec::new();
         let mut size = PART;
         self.for_each_run(|run| {
             let length = run.elements.len();

@@ -201,12 +201,9 @@ impl<F: Float> Work for Keep<'_, F> {
 
 #[inline(always)]
 fn keep_some<F: Float>(word: u64, gain: F, dy: &[F; CHUNK], dx: &mut [F; CHUNK]) {
-    // By parts of 16, whose bits fit a 32-bit lane.
-    for (i, (dx, dy)) in dx.as_chunks_mut::<16>().0.iter_mut().zip(dy.as_chunks::<16>().0).enumerate() {
-        let part = (word >> (16 * i)) as u32;
-        for (bit, (dx, &dy)) in dx.iter_mut().zip(dy).enumerate() {
-            *dx = if part & (1 << bit) == 0 { F::zero() } else { dy * gain };
-        }
+    // By index over all lanes: what the compiler turns into vectors.
+    for i in 0..CHUNK {
+        dx[i] = if word >> i & 1 == 0 { F::zero() } else { dy[i] * gain };
     }
 }
 
