@@ -67,8 +67,9 @@ fn allocations<F: Element>(format: Format, pool: &Pool) -> Vec<(usize, usize)> {
 #[test]
 fn a_call_allocates_nothing_whatever_its_format_size_and_threads() {
     for pool in [Pool::single(), Pool::new(3)] {
-        // The threads of the pool come to rest.
+        // The threads of the pool, and of the shared one that building an engine uses, start and come to rest.
         pool.run(3, |_| {});
+        Pool::shared().run(3, |_| {});
         std::thread::sleep(std::time::Duration::from_millis(50));
         for format in Format::ALL {
             for found in [allocations::<f32>(format, &pool), allocations::<f64>(format, &pool)] {

@@ -1,5 +1,7 @@
 //! Formats by measurement, and a trained network as the judge.
 
+#![cfg(feature = "idx")]
+
 use std::path::Path;
 use std::time::Duration;
 

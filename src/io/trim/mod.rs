@@ -23,7 +23,9 @@ mod network;
 mod engine;
 mod report;
 
+#[cfg(feature = "safetensors")]
 pub(crate) use container::{named, read_file};
+#[cfg(feature = "safetensors")]
 pub(crate) use wire::malformed;
 
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
