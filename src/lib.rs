@@ -52,7 +52,7 @@
 //! | [`nn`] | a small network: train it, prune it, shrink it |
 //! | [`distill`] | a student learns from a teacher |
 //! | [`engine`] | the deployable network |
-//! | [`io`] | the `.trim` file; data sets |
+//! | [`io`] | the `.trim` file, ONNX, safetensors, GGUF, large checkpoints; data sets |
 //! | [`report`](mod@report) | what compressing cost and won, measured |
 //!
 //! # Features
@@ -62,6 +62,10 @@
 //! | `idx` | yes | reads IDX data sets (MNIST and others) |
 //! | `parallel` | yes | threads for large work |
 //! | `serde` | no | settings, masks, artifacts, networks and histories serialize, and are checked when they are read |
+//! | `onnx` | no | ONNX models in and out |
+//! | `safetensors` | no | `.safetensors` files in and out |
+//! | `gguf` | no | GGUF files in and out |
+//! | `mmap` | no | checkpoints larger than memory |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs)]
