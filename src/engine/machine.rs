@@ -116,9 +116,11 @@ impl<F: Element> Machine<F> {
             BatchMut::Float(out) => Target::Float(MatrixMut::new(out, rows, self.outputs)),
             BatchMut::Codes(out) => Target::Codes(MatrixMut::new(out, rows, self.outputs)),
         };
+        // Chunks of equal size: a small rest would be a batch of another kind.
+        let height = rows.div_ceil(rows.div_ceil(workspace.rows));
         let mut first = 0;
         while first < rows {
-            let count = workspace.rows.min(rows - first);
+            let count = height.min(rows - first);
             let (now, later) = match rest {
                 Target::Float(out) => {
                     let (now, later) = out.split_rows(count);

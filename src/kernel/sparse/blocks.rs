@@ -117,11 +117,13 @@ impl<F: SparseReal> SparseBlocks<F> {
         tail.check(self.outputs);
         assert_eq!(Some(x.len()), y.rows().checked_mul(inputs), "inputs of {} rows", y.rows());
         assert_eq!(y.columns(), self.outputs, "columns of the result");
+        // By the whole batch, so that its last row is added up like those before it.
+        let most = if y.rows() == 1 { 1 } else { 2 * LINE };
         while y.rows() > 0 {
-            let count = if y.rows() == 1 { 1 } else { y.rows().min(2 * LINE) };
+            let count = y.rows().min(most);
             let (block, rest) = y.split_rows(count);
             let (now, later) = x.split_at(count * inputs);
-            match (count, count.div_ceil(LINE)) {
+            match (most, count.div_ceil(LINE)) {
                 (1, _) => self.one(pool, now, tail, block),
                 (_, 1) => self.many::<1>(pool, now, tail, block, scratch),
                 _ => self.many::<2>(pool, now, tail, block, scratch),

@@ -130,11 +130,13 @@ impl<F: SparseReal> SparseRows<F> {
         mut y: MatrixMut<'_, F>,
         scratch: &mut SparseScratch<F>,
     ) {
+        // By the whole batch, not by what is left of it: the last rows are added up like those before them.
+        let most = if y.rows() <= FEW { 1 } else { F::lines(self.isa) * LINE };
         while y.rows() > 0 {
-            let count = if y.rows() <= FEW { 1 } else { y.rows().min(F::lines(self.isa) * LINE) };
+            let count = y.rows().min(most);
             let (block, rest) = y.split_rows(count);
             let (now, later) = x.split_at(count * csr.inputs());
-            match (count, count.div_ceil(LINE)) {
+            match (most, count.div_ceil(LINE)) {
                 (1, _) => self.one(csr, pool, now, tail, block, scratch),
                 (_, 1) => self.many::<C, 1>(csr, pool, now, tail, block, scratch),
                 _ => self.many::<C, 2>(csr, pool, now, tail, block, scratch),
