@@ -2,6 +2,8 @@
 
 pub mod activation;
 pub mod adam;
+pub mod anneal;
+pub mod average;
 pub mod backprop;
 pub mod builder;
 pub mod callback;
@@ -28,6 +30,8 @@ pub mod workspace;
 
 pub use activation::{Activation, ActivationCache};
 pub use adam::{Adam, AdamW};
+pub use anneal::AnnealedPenalty;
+pub use average::WeightAverage;
 pub use backprop::MlpCache;
 pub use builder::MlpBuilder;
 pub use callback::{Callback, Step};
