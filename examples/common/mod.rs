@@ -101,7 +101,9 @@ pub struct Progress(ProgressBar);
 impl Progress {
     pub fn new(what: &'static str, length: usize) -> Self {
         let bar = ProgressBar::new(length as u64).with_message(what);
-        if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len}  {elapsed}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg:24} {bar:30} {pos:>4}/{len}  {elapsed}, {eta} left")
+        {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));

@@ -1,0 +1,143 @@
+//! The command line, and what the presets mean.
+
+use std::path::{Path, PathBuf};
+
+use lexopt::{Arg, Parser, ValueExt};
+
+const HELP: &str = "\
+Trains a network on MNIST and squeezes it into some kilobytes, reads the file again and measures its test error.
+
+  --data DIR         the four IDX files of MNIST (default: the small digits that travel with the repository)
+  --preset NAME      tiny: fewest bytes at 1.6 % error; best: lowest error below 6,000 bytes;
+                     fair: LeNet-300-100 without teacher and without changed images (default: tiny)
+  --budget-bytes N   another length of the file; several with commas, falling, make a file each
+  --seed N           decides everything random (default: 1)
+  --hidden A,B       widths of the hidden layers at the start
+  --keep N           weights that pruning by size leaves before codes are weighed one by one
+  --l1 X, --group X  prices of weights, and of whole neurons and pixels, while pruning
+  --teacher FILE     the teacher: read, or trained and written there (default: OUT/teacher-SEED.trim)
+  --epochs N         the student's passes over the training images
+  --teacher-epochs N the teacher's
+  --validate         measures on the last 5,000 training images, which nothing is trained on, and leaves the test alone
+  --out DIR          where teacher, student and pictures are written (default: lenet300)
+  --pictures DIR     also draws which pixels are read and which values the weights have
+  --front FILE       draws the front of the JSON lines of earlier runs into the folder of --pictures, and does nothing else
+  --json             prints one object";
+
+/// How a student becomes small.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    pub hidden: Vec<usize>,
+    /// Weights that pruning by size leaves; the rest is up to the budget.
+    pub keep: usize,
+    /// The largest magnitude of a code.
+    pub levels: i32,
+    /// Bytes of the files, falling.
+    pub budgets: Vec<usize>,
+    pub epochs: usize,
+    pub teacher_epochs: usize,
+    /// Learns from a teacher, on changed images; else from the labels of the training images alone.
+    pub teacher: bool,
+    pub l1: f32,
+    pub group: f32,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub struct Options {
+    pub data: PathBuf,
+    pub preset: String,
+    pub recipe: Recipe,
+    pub seed: u64,
+    pub validate: bool,
+    pub out: PathBuf,
+    pub teacher: PathBuf,
+    pub pictures: Option<PathBuf>,
+    pub front: Option<PathBuf>,
+    pub json: bool,
+}
+
+fn preset(name: &str) -> Option<Recipe> {
+    let tiny = Recipe {
+        hidden: vec![100, 60],
+        keep: 4000,
+        levels: 3,
+        budgets: vec![3000],
+        epochs: 240,
+        teacher_epochs: 40,
+        teacher: true,
+        l1: 3e-5,
+        group: 1.5e-4,
+    };
+    let large = Recipe { hidden: vec![300, 100], ..tiny.clone() };
+    match name {
+        "tiny" => Some(tiny),
+        "best" => Some(Recipe { keep: 9000, budgets: vec![6000], ..large }),
+        "fair" => Some(Recipe { keep: 20_000, budgets: vec![16_000, 6000], teacher: false, ..large }),
+        _ => None,
+    }
+}
+
+fn numbers(list: &str) -> Result<Vec<usize>, lexopt::Error> {
+    list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|e| format!("{list}: {e}").into())
+}
+
+impl Options {
+    /// Reads the command line; `--help` ends the program.
+    pub fn parse() -> Result<Self, lexopt::Error> {
+        let (mut data, mut out) =
+            (Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits"), "lenet300".into());
+        let (mut name, mut seed, mut validate, mut json) = ("tiny".to_owned(), 1, false, false);
+        let (mut budgets, mut epochs, mut teacher_epochs) = (None, None, None);
+        let (mut hidden, mut keep, mut l1, mut group) = (None, None, None, None);
+        let mut teacher = None;
+        let (mut pictures, mut front) = (None, None);
+        let mut parser = Parser::from_env();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Arg::Long("data") => data = parser.value()?.into(),
+                Arg::Long("preset") => name = parser.value()?.string()?,
+                Arg::Long("budget-bytes") => budgets = Some(numbers(&parser.value()?.string()?)?),
+                Arg::Long("hidden") => hidden = Some(numbers(&parser.value()?.string()?)?),
+                Arg::Long("keep") => keep = Some(parser.value()?.parse()?),
+                Arg::Long("l1") => l1 = Some(parser.value()?.parse()?),
+                Arg::Long("group") => group = Some(parser.value()?.parse()?),
+                Arg::Long("seed") => seed = parser.value()?.parse()?,
+                Arg::Long("epochs") => epochs = Some(parser.value()?.parse()?),
+                Arg::Long("teacher-epochs") => teacher_epochs = Some(parser.value()?.parse()?),
+                Arg::Long("validate") => validate = true,
+                Arg::Long("out") => out = parser.value()?.into(),
+                Arg::Long("teacher") => teacher = Some(PathBuf::from(parser.value()?)),
+                Arg::Long("pictures") => pictures = Some(parser.value()?.into()),
+                Arg::Long("front") => front = Some(parser.value()?.into()),
+                Arg::Long("json") => json = true,
+                Arg::Long("help") | Arg::Short('h') => {
+                    println!("{HELP}");
+                    std::process::exit(0);
+                }
+                _ => return Err(arg.unexpected()),
+            }
+        }
+        let mut recipe =
+            preset(&name).ok_or_else(|| format!("no preset '{name}': there are tiny, best and fair"))?;
+        if let Some(budgets) = budgets {
+            let most = budgets.first().copied().unwrap_or_default();
+            if most == 0 || !budgets.is_sorted_by(|a, b| a >= b) {
+                return Err("budgets must be above 0 and fall from one to the next".into());
+            }
+            recipe.keep = recipe.keep * most / recipe.budgets[0];
+            recipe.budgets = budgets;
+        }
+        recipe.keep = keep.unwrap_or(recipe.keep);
+        recipe.hidden = hidden.unwrap_or(recipe.hidden);
+        recipe.l1 = l1.unwrap_or(recipe.l1);
+        recipe.group = group.unwrap_or(recipe.group);
+        recipe.epochs = epochs.unwrap_or(recipe.epochs);
+        recipe.teacher_epochs = teacher_epochs.unwrap_or(recipe.teacher_epochs);
+        let out: PathBuf = out;
+        let teacher = teacher.unwrap_or_else(|| {
+            out.join(format!("teacher-{seed}{}.trim", if validate { "-validate" } else { "" }))
+        });
+        Ok(Self { data, preset: name, recipe, seed, validate, out, teacher, pictures, front, json })
+    }
+}
