@@ -69,9 +69,7 @@ def export(network, x, name, dynamo, **options):
     else:
         torch.onnx.export(network, (x,), path, dynamo=False, input_names=["x"], output_names=["y"],
                           dynamic_axes={"x": {0: "n"}, "y": {0: "n"}}, **options)
-    clips = any(isinstance(m, nn.Hardtanh) for m in network.modules())  # ReLU6 too: read as sums of two ReLUs
-    put(name, x.numpy(), source="torch", **({"close": 3e-6} if clips else {}))
-
+    put(name, x.numpy(), source="torch")
 
 
 def pytorch():
@@ -138,9 +136,9 @@ def quantized():
         quantize_static(str(source), str(FOLDER / f"{name}.onnx"), Data("x", x.numpy()), QuantFormat.QDQ,
                         per_channel=i % 4 < 2, activation_type=kind, weight_type=QuantType.QInt8)
         put(name, x.numpy(), source="onnxruntime", integers=True)
-        put_copy = f"ort_quantized_as_floats.{i}"
-        (FOLDER / f"{put_copy}.onnx").write_bytes((FOLDER / f"{name}.onnx").read_bytes())
-        put(put_copy, x.numpy(), source="onnxruntime", close=0.1)
+        copy = f"ort_quantized_as_floats.{i}"
+        (FOLDER / f"{copy}.onnx").write_bytes((FOLDER / f"{name}.onnx").read_bytes())
+        put(copy, x.numpy(), source="onnxruntime", close=0.1)
 
 
 PARTS = {"pytorch": pytorch, "sklearn": sklearn, "quantized": quantized}

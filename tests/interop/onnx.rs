@@ -69,13 +69,14 @@ fn write(folder: &Path) -> Done {
 
 /// A hidden layer's bend, by number.
 fn bend(builder: MlpBuilder, which: usize) -> MlpBuilder {
-    match which % 7 {
+    match which % 8 {
         0 => builder.relu(),
         1 => builder.leaky_relu(0.1),
         2 => builder.elu(0.7),
         3 => builder.tanh(),
         4 => builder.sigmoid(),
         5 => builder.gelu(),
+        6 => builder.clip(-0.3, 0.8),
         _ => builder.activation(trimnet::nn::Activation::GeluTanh),
     }
 }
