@@ -292,15 +292,21 @@ impl Finish {
                 // ONNX Runtime's factor: each product and quotient rounded to f32.
                 let multiplier = scale.iter().map(|&scale| input_scale * scale / to.scale).collect();
                 let zero_point = to.zero_point as u8;
-                // Rounding keeps the order: the code of a clipped number is the clipped code.
-                let (low, high) = match activation.filter(|_| before.is_none()) {
-                    Some(Activation::Relu) => (zero_point, 255),
-                    Some(Activation::Clip { min, max }) => (code(min, to), code(max, to)),
-                    _ => (0, 255),
-                };
+                let limited = activation.filter(|_| before.is_none());
+                let (low, high) = limited.map_or((0, 255), |activation| limits(activation, to));
                 Self::Codes { multiplier, zero_point, low, high }
             }
         }
+    }
+}
+
+/// The lowest and the highest code of an activation. Rounding keeps the order: the code of a clipped number is the clipped
+/// code.
+pub(super) fn limits(activation: Activation, params: QuantParams<f32>) -> (u8, u8) {
+    match activation {
+        Activation::Relu => (params.zero_point as u8, 255),
+        Activation::Clip { min, max } => (code(min, params), code(max, params)),
+        _ => (0, 255),
     }
 }
 
