@@ -365,7 +365,7 @@ impl<F: Float, D: Dimension> PaletteTensor<F, D> {
     }
 
     /// The place of its value among all palettes, and the position of every element.
-    fn each(&self, mut f: impl FnMut(usize, usize)) {
+    pub(crate) fn each(&self, mut f: impl FnMut(usize, usize)) {
         let Ok(layout) = Layout::new(self.granularity, self.shape()) else { return }; // checked when made
         let codes = self.codes.to_vec();
         each_member(&layout, |scale, i| f(scale * self.entries + codes[i] as usize, i));
