@@ -110,7 +110,7 @@ fn nearly_equal(a: &Array2<f32>, b: &Array2<f32>) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn each_step_keeps_what_an_earlier_one_established(acts in acts(), seed in 0..1000u64, adam in any::<bool>()) {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
