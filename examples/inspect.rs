@@ -161,7 +161,7 @@ fn network_layers<F: Float>(mlp: &Mlp<F>) -> Vec<LayerLine> {
                 Layer::LayerNorm(_) => "layer norm".into(),
                 Layer::Dropout(dropout) => format!("dropout {}", dropout.p()),
                 Layer::GaussianNoise(noise) => format!("noise {}", noise.deviation()),
-                Layer::Linear(_) => String::new(),
+                other => format!("{other:?}"),
             };
             LayerLine { kind, shape: None, nonzero: other.nonzero(), values: None }
         }

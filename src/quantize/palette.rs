@@ -269,7 +269,7 @@ impl<F: Float, D: Dimension> PaletteTensor<F, D> {
                 range,
             });
         }
-        let expected = layout.scales().checked_mul(self.entries).unwrap_or(usize::MAX);
+        let expected = layout.scales().saturating_mul(self.entries);
         check_shape("the values of the palettes", &[self.values.len()], &[expected])?;
         check_finite("the values of the palettes", &self.values.as_slice().into())?;
         if (self.codes.bits(), self.codes.is_signed()) != (bits(self.entries), false) {
