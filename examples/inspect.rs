@@ -281,7 +281,9 @@ fn main() -> Done {
                 println!("{index:>3} {least:>9.4} |{bars}| {most:.4}");
             }
         }
-        println!("    the weights that are not 0, from the least to the largest\n");
+        if layers.iter().any(|line| line.values.is_some()) {
+            println!("    the weights that are not 0, from the least to the largest\n");
+        }
     }
     println!("{report}\n");
     let Parts { mask, codes, palettes, biases, header } = parts;

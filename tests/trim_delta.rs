@@ -69,6 +69,9 @@ fn comes_back<F: Float>(seed: u64, shared: bool, ways: &[u8]) {
     ways.iter().for_each(|&way| change(&mut new, way, &mut rng));
     let delta = diff(&base, &new, &EncodeOptions::default()).unwrap();
     let again = apply(&base, &delta, &Limits::default()).unwrap();
+    for (i, (a, b)) in again.layers().iter().zip(new.layers()).enumerate() {
+        assert!(a == b, "layer {i}, ways {ways:?}, shared {shared}");
+    }
     assert_eq!(again, new);
     assert_eq!(again.to_bytes(), new.to_bytes(), "the sign of a zero");
 }
@@ -137,6 +140,7 @@ fn another_base_another_architecture_and_damage_are_refused() {
     change(&mut new, 7, &mut Rng::seed_from_u64(1));
     let (options, limits) = (EncodeOptions::default(), Limits::default());
     let delta = diff(&base, &new, &options).unwrap();
+    assert_eq!(apply(&base, &delta, &limits).unwrap(), new);
     assert!(apply(&new, &delta, &limits).unwrap_err().to_string().contains("base of check"));
     let other = Mlp::builder(9).linear(7).relu().linear(3).build::<f32>(&mut rng).unwrap();
     assert!(diff(&base, &other, &options).is_err());

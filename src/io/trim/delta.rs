@@ -21,7 +21,7 @@ use ndarray::{Array1, Array2, ArrayView, Dimension, Ix2};
 use super::container::{Kind, only, read_sections, write_sections};
 use super::encoding::{encode_body, take_body};
 use super::floats::{put_floats, take_floats};
-use super::network::{element, put_activation, refused};
+use super::network::{element, put_activation, refused, usual_momentum};
 use super::search::EncodeOptions;
 use super::tensor::{Budget, Codes, ElementType, Limits, Values};
 use super::wire::{Cursor, malformed, put_varint};
@@ -323,7 +323,11 @@ impl Reader<'_> {
                 let (mean, var) = (self.vector(norm.running_mean())?, self.vector(norm.running_var())?);
                 let new = BatchNorm::from_parts(gamma, beta, mean, var, norm.eps()).map_err(refused)?;
                 let new = new.with_convention(norm.convention()).with_batches(batches);
-                Layer::BatchNorm(new.with_momentum(norm.momentum()).map_err(refused)?)
+                // The convention's usual momentum is not the same setting as a given one of that value.
+                Layer::BatchNorm(match norm.momentum() == usual_momentum(norm.convention())? {
+                    true => new,
+                    false => new.with_momentum(norm.momentum()).map_err(refused)?,
+                })
             }
             Layer::LayerNorm(norm) => {
                 let (gamma, beta) = (self.vector(norm.gamma())?, self.vector(norm.beta())?);
