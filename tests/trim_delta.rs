@@ -156,10 +156,8 @@ fn another_base_another_architecture_and_damage_are_refused() {
         damaged[bit / 8] ^= 1 << (bit % 8);
         assert!(apply(&base, &damaged, &limits).is_err(), "bit {bit}");
         // What the checksum of the file would have caught first.
-        if bit < 8 * (delta.len() - 4) {
-            if let Ok(mlp) = apply(&base, &sealed(&damaged[..delta.len() - 4]), &limits) {
-                assert_eq!(mlp, new, "bit {bit}");
-            }
+        if let Ok(mlp) = apply(&base, &sealed(&damaged[..delta.len() - 4]), &limits) {
+            assert_eq!(mlp, new, "bit {bit}");
         }
     }
     assert!(apply(&base, &delta, &Limits::new(10, 0)).is_err());
