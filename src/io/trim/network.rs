@@ -230,7 +230,7 @@ fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, options: &EncodeO
 }
 
 /// The momentum that a convention comes with.
-fn usual_momentum(convention: BnConvention) -> Result<Option<f64>> {
+pub(super) fn usual_momentum(convention: BnConvention) -> Result<Option<f64>> {
     Ok(BatchNorm::<f32>::new(1)?.with_convention(convention).momentum())
 }
 
