@@ -73,7 +73,7 @@ fn preset(name: &str) -> Option<Recipe> {
     match name {
         "tiny" => Some(tiny),
         "best" => Some(Recipe { keep: 9000, budgets: vec![6000], ..large }),
-        "fair" => Some(Recipe { keep: 20_000, budgets: vec![16_000, 6000], teacher: false, ..large }),
+        "fair" => Some(Recipe { keep: 25_000, budgets: vec![9000, 6000], epochs: 100, teacher: false, ..large }),
         _ => None,
     }
 }

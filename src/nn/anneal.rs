@@ -13,7 +13,8 @@ use std::ops::Range;
 use super::callback::{Callback, Step};
 use super::grads::Grads;
 use super::mlp::Mlp;
-use crate::error::{Error, Result};
+use super::ramp::{Ramp, means};
+use crate::error::Result;
 use crate::float::Float;
 use crate::regularize::Penalty;
 
@@ -31,10 +32,9 @@ use crate::regularize::Penalty;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Raw"))]
 pub struct AnnealedPenalty {
     penalty: Penalty,
-    knots: Vec<(u64, f64)>,
+    factor: Ramp,
     linears: Option<Range<usize>>,
 }
 
@@ -43,10 +43,10 @@ impl AnnealedPenalty {
     /// last one after them.
     ///
     /// # Errors
-    /// [`Error::Empty`] without any; [`Error::OutOfRange`] unless the steps rise and the factors are finite and not
+    /// [`Error::Empty`](crate::Error::Empty) without any; [`Error::OutOfRange`](crate::Error::OutOfRange) unless the steps rise and the factors are finite and not
     /// negative.
     pub fn new(penalty: Penalty, factors: &[(u64, f64)]) -> Result<Self> {
-        Self { penalty, knots: factors.to_vec(), linears: None }.checked()
+        Ok(Self { penalty, factor: Ramp::new(factors)?, linears: None })
     }
 
     /// Only for these linear layers, counted without other layers; all unless said. Layers that the network does not have
@@ -57,34 +57,7 @@ impl AnnealedPenalty {
 
     /// The factor of a step.
     pub fn factor(&self, step: u64) -> f64 {
-        let after = self.knots.partition_point(|&(at, _)| at <= step);
-        match (after.checked_sub(1).and_then(|before| self.knots.get(before)), self.knots.get(after)) {
-            (Some(&(start, from)), Some(&(end, to))) => {
-                from + (to - from) * ((step - start) as f64 / (end - start) as f64)
-            }
-            (Some(&(_, factor)), None) | (None, Some(&(_, factor))) => factor,
-            (None, None) => 0.0,
-        }
-    }
-
-    fn checked(self) -> Result<Self> {
-        if self.knots.is_empty() {
-            return Err(Error::Empty { what: "the list of factors" });
-        }
-        for pair in self.knots.windows(2) {
-            if let [(before, _), (step, _)] = *pair
-                && step <= before
-            {
-                let range = "above the step before it";
-                return Err(Error::OutOfRange { name: "step of a factor", value: step as f64, range });
-            }
-        }
-        match self.knots.iter().find(|(_, factor)| !(*factor >= 0.0 && factor.is_finite())) {
-            Some(&(_, value)) => {
-                Err(Error::OutOfRange { name: "factor", value, range: "finite and at least 0" })
-            }
-            None => Ok(self),
-        }
+        self.factor.at(step)
     }
 }
 
@@ -94,30 +67,12 @@ impl<F: Float> Callback<F> for AnnealedPenalty {
         if factor > 0.0 {
             let penalty = self.penalty.scaled(factor)?;
             for (index, (linear, dweight)) in mlp.linears().zip(grads.dweights_mut()).enumerate() {
-                if self.linears.as_ref().is_none_or(|linears| linears.contains(&index)) {
+                if means(&self.linears, index) {
                     penalty.add_gradient(linear.weight(), dweight)?;
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// What serde reads, before it is believed.
-#[cfg(feature = "serde")]
-#[derive(serde::Deserialize)]
-struct Raw {
-    penalty: Penalty,
-    knots: Vec<(u64, f64)>,
-    linears: Option<Range<usize>>,
-}
-
-#[cfg(feature = "serde")]
-impl TryFrom<Raw> for AnnealedPenalty {
-    type Error = Error;
-
-    fn try_from(Raw { penalty, knots, linears }: Raw) -> Result<Self> {
-        Self { penalty, knots, linears }.checked()
     }
 }
 

@@ -135,7 +135,9 @@ impl TryFrom<Raw> for WeightAverage {
         if !(0.0..=1.0).contains(&decay) {
             return Err(Error::OutOfRange { name: "decay", value: decay, range: "0 <= decay <= 1" });
         }
-        if let Some(&value) = means.iter().flatten().find(|mean| !(mean.abs() <= f64::from(f32::MAX))) {
+        if let Some(&value) =
+            means.iter().flatten().find(|mean| mean.is_nan() || mean.abs() > f64::from(f32::MAX))
+        {
             return Err(Error::OutOfRange { name: "average", value, range: "finite as an f32" });
         }
         Ok(Self { decay, begin, steps, means })
