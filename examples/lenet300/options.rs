@@ -73,7 +73,15 @@ fn preset(name: &str) -> Option<Recipe> {
     match name {
         "tiny" => Some(tiny),
         "best" => Some(Recipe { keep: 9000, budgets: vec![6000], ..large }),
-        "fair" => Some(Recipe { keep: 25_000, budgets: vec![9000, 6000], epochs: 100, teacher: false, ..large }),
+        "fair" => Some(Recipe {
+            keep: 25_000,
+            budgets: vec![9000, 6000],
+            epochs: 100,
+            teacher: false,
+            l1: 2e-5,
+            group: 1e-4,
+            ..large
+        }),
         _ => None,
     }
 }

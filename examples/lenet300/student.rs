@@ -29,9 +29,6 @@ const SPARE: usize = 8;
 const TEMPERATURE: f64 = 4.0;
 const ALPHA: f64 = 0.1;
 
-/// What a bit is worth at least, in loss.
-const PRICE: f64 = 1e-5;
-
 /// Images on which codes are priced, and zeros that are tried as codes again.
 const POLISH_ROWS: usize = 12_000;
 const WANTED: usize = 600;
@@ -199,7 +196,7 @@ impl<'p> Student<'p> {
         };
         let mut polish = Polish::new(frozen.codes(), frozen.scales(), self.recipe.levels, &biases, task);
         let price = polish.reduce(budget, bytes);
-        polish.improve(price.max(PRICE), &wanted);
+        polish.improve(price, &wanted);
         polish.reduce(budget, bytes);
         bar.at(1);
         frozen.set_codes(&mut self.mlp, polish.codes())
