@@ -13,7 +13,7 @@
 //! Weights are packed in panels of 32 columns, `[panel][k][32]`, zero padded. A tile of the result
 //! stays in registers over all of `k`.
 //!
-//! [`affine`] leaves out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
+//! [`multiply`] and [`affine`] leave out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
 //! at which a panel of `b` is. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum
 //! that would be NaN is not.
 
@@ -64,6 +64,17 @@ pub trait Real:
     #[doc(hidden)]
     fn round_small(self) -> i32;
 
+    /// Appends those of `x`, or of their magnitudes, in the closed interval `between` to `inside`, in order; returns how
+    /// many are below it, and how many of the last of `x` are left to the caller.
+    #[doc(hidden)]
+    fn collect_between(
+        isa: Isa,
+        x: &[Self],
+        magnitude: bool,
+        between: (Self, Self),
+        inside: &mut Vec<Self>,
+    ) -> (usize, usize);
+
     /// Rows of the register tile.
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
@@ -82,7 +93,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -103,6 +114,23 @@ macro_rules! real {
                 // of the sum are the integer.
                 let round: Self = $round;
                 (self + round).to_bits().wrapping_sub(round.to_bits()) as i32
+            }
+
+            fn collect_between(
+                isa: Isa,
+                x: &[Self],
+                magnitude: bool,
+                between: (Self, Self),
+                inside: &mut Vec<Self>,
+            ) -> (usize, usize) {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) => cpu.$between(x, magnitude, between, inside),
+                    _ => {
+                        let _ = (magnitude, between, inside);
+                        (0, x.len())
+                    }
+                }
             }
 
             fn tile_rows(isa: Isa) -> usize {
@@ -132,8 +160,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, avx2: 6, avx512: 7);
+real!(f32, 12_582_912.0, run_f32, between_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, avx2: 6, avx512: 7);
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
 #[derive(Clone, Debug)]
@@ -192,7 +220,7 @@ pub fn multiply<F: Real>(
     let add = bias.map_or(Add::Nothing, |bias| Add::Bias(&bias[(panels.start * PANEL).min(outputs)..]));
     let steps = Steps::Packed(&weights.steps[panels.start * weights.inputs..panels.end * weights.inputs]);
     let ScratchReal { rows, live, sums, .. } = scratch;
-    blocks(isa, x, steps, add, activation, y, Skip::Nothing, rows, live, sums);
+    blocks(isa, x, steps, add, activation, y, Skip::Rows, rows, live, sums);
 }
 
 /// `y = activation(x * w^T + bias)` for weights `[outputs, inputs]` that are not packed, of any strides.
@@ -367,7 +395,6 @@ impl<F: Real> Job<'_, '_, F> {
             for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
                 let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
                 let live = match self.skip {
-                    Skip::Nothing => None,
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
