@@ -29,6 +29,7 @@ mod peers {
     pub mod softmax;
     pub mod kmeans;
     pub mod layers;
+    pub mod limits;
     pub mod prune;
     pub mod quantize;
     pub mod sparse;
@@ -53,6 +54,7 @@ fn registry() -> Vec<Case> {
         peers::softmax::cases(),
         peers::kmeans::cases(),
         peers::train::cases(),
+        peers::limits::cases(),
     ];
     families.into_iter().flatten().collect()
 }

@@ -10,8 +10,16 @@ use super::real::Real;
 /// Results of so many bytes are not found in a cache by whoever reads them next.
 const LARGE: usize = 8 << 20;
 
-/// Numbers between two writes: they stay in the nearest cache.
-const CHUNK: usize = 1024;
+/// Numbers between two writes: so few that reading and writing alternate, which suits memory better than long stretches
+/// of either.
+const CHUNK: usize = 256;
+
+/// Bytes of a line.
+const ALIGN: usize = 64;
+
+/// Memory that begins with a line.
+#[repr(C, align(64))]
+struct Line<F>([F; CHUNK + ALIGN]);
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
@@ -22,6 +30,7 @@ pub(crate) trait Fill<F> {
 /// Fills `out`, part of a result of `whole` elements, with what `fill` makes.
 pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: &mut T) {
     struct Write<'a, F, T> {
+        isa: Isa,
         large: bool,
         out: &'a mut [F],
         fill: &'a mut T,
@@ -32,51 +41,48 @@ pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], 
 
         #[inline(always)]
         fn run(self) {
-            let Self { large, out, fill } = self;
-            let mut chunk = [F::default(); CHUNK];
+            let Self { isa, large, out, fill } = self;
+            if !large {
+                return fill.fill(0, out);
+            }
+            let mut memory = Line([F::default(); CHUNK + ALIGN]);
+            // As far from the beginning of a line as the result: then whole lines are whole lines in both.
+            let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
             for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-                if large {
-                    let chunk = &mut chunk[..out.len()];
-                    fill.fill(i * CHUNK, chunk);
-                    past_caches(chunk, out);
-                } else {
-                    fill.fill(i * CHUNK, out);
-                }
+                let chunk = &mut memory.0[shift..][..out.len()];
+                fill.fill(i * CHUNK, chunk);
+                past_caches(isa, chunk, out);
             }
-            if large {
-                finish();
-            }
+            finish();
         }
     }
 
-    let large = cfg!(target_arch = "x86_64") && whole.saturating_mul(size_of::<F>()) >= LARGE;
-    with(isa, Write { large, out, fill });
+    #[cfg(target_arch = "x86_64")]
+    let large = matches!(isa, Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
+    #[cfg(not(target_arch = "x86_64"))]
+    let large = false;
+    with(isa, Write { isa, large, out, fill });
 }
 
-/// Copies; on x86-64 without bringing `to` into the caches. Others may see it only after [`finish`].
-#[cfg(target_arch = "x86_64")]
+/// Copies; with AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`finish`].
 #[inline(always)]
-fn past_caches<F: Real>(from: &[F], to: &mut [F]) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512(cpu) = isa {
+        use std::arch::x86_64::__m512i;
 
-    // SAFETY: both types are plain numbers, any bytes of which are valid.
-    let (head, vectors, tail) = unsafe { to.align_to_mut::<__m128i>() };
-    let lanes = size_of::<__m128i>() / size_of::<F>();
-    let (first, rest) = from.split_at(head.len());
-    let (middle, last) = rest.split_at(vectors.len() * lanes);
-    head.copy_from_slice(first);
-    tail.copy_from_slice(last);
-    for (to, from) in vectors.iter_mut().zip(middle.chunks_exact(lanes)) {
-        // SAFETY: `from` is as many bytes as a vector, and the load asks for no alignment.
-        let vector = unsafe { _mm_loadu_si128(from.as_ptr().cast()) };
-        // SAFETY: the exclusive reference to an aligned vector; `write` calls `finish` before anyone else gets at it.
-        unsafe { _mm_stream_si128(to, vector) };
+        // SAFETY: both types are plain numbers, any bytes of which are valid.
+        let (head, lines, tail) = unsafe { to.align_to_mut::<__m512i>() };
+        // SAFETY: as above.
+        let (before, whole, _) = unsafe { from[head.len()..].align_to::<__m512i>() };
+        if before.is_empty() && whole.len() >= lines.len() {
+            head.copy_from_slice(&from[..head.len()]);
+            tail.copy_from_slice(&from[from.len() - tail.len()..]);
+            cpu.stream(&whole[..lines.len()], lines);
+            return;
+        }
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-fn past_caches<F: Real>(from: &[F], to: &mut [F]) {
+    let _ = isa;
     to.copy_from_slice(from);
 }
 

@@ -11,6 +11,7 @@ mod pack;
 mod real;
 mod sparse;
 mod sparse_codes;
+mod stream;
 mod two_of_four;
 
 /// Proof that this processor has AVX2 and FMA.
