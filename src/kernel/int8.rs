@@ -128,19 +128,19 @@ pub fn multiply_codes<S: Step>(
 
 /// A block of packed rows to be multiplied by some panels.
 pub struct Job<'j, 't, S> {
-    weights: &'j PackedCodes<S>,
-    panels: Range<usize>,
-    bias: Option<&'j [i32]>,
-    zero_point: i32,
-    packed: &'j [u32],
+    pub(super) weights: &'j PackedCodes<S>,
+    pub(super) panels: Range<usize>,
+    pub(super) bias: Option<&'j [i32]>,
+    pub(super) zero_point: i32,
+    pub(super) packed: &'j [u32],
     /// Words of `packed` for one row.
-    width: usize,
+    pub(super) width: usize,
     /// First row of the block.
-    first: usize,
+    pub(super) first: usize,
     /// Its rows.
-    count: usize,
+    pub(super) count: usize,
     tile_rows: usize,
-    tail: &'j mut Tail<'t>,
+    pub(super) tail: &'j mut Tail<'t>,
     sums: &'j mut Sums,
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::weights::{Step4, Step8};
 
 /// The products of one processor. What runs between the tiles is compiled for it as well.
 macro_rules! products {
-    ($cpu:ident, $features:literal, $i8:ident, $i4:ident) => {
+    ($cpu:ident, $features:literal, $i8:ident, $i4:ident $(, $row_i8:ident, $row_i4:ident)?) => {
         impl $cpu {
             /// The product with weights of a byte.
             pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
@@ -24,6 +24,9 @@ macro_rules! products {
                     });
                 }
 
+                $(if job.count == 1 {
+                    return self.$row_i8(job);
+                })?
                 // SAFETY: `self` proves the instructions.
                 unsafe { run(job) }
             }
@@ -37,6 +40,9 @@ macro_rules! products {
                     });
                 }
 
+                $(if job.count == 1 {
+                    return self.$row_i4(job);
+                })?
                 // SAFETY: `self` proves the instructions.
                 unsafe { run(job) }
             }
@@ -45,7 +51,7 @@ macro_rules! products {
 }
 
 products!(Avx2, "avx2,fma", wide_i8, wide_i4);
-products!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", vnni_i8, vnni_i4);
+products!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", vnni_i8, vnni_i4, row_i8, row_i4);
 
 macro_rules! tile_rows {
     ($rows:expr, $columns:expr, $args:tt, $($r:literal: $u:literal),*) => {
@@ -211,7 +217,7 @@ wide!(wide_i4, Step4, load_i4_256);
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_i8_512(step: &Step8, v: usize) -> __m512i {
+pub(super) fn load_i8_512(step: &Step8, v: usize) -> __m512i {
     let part: &[[i8; 4]; 16] = &step.0.as_chunks().0[v];
     // SAFETY: the reference covers the 64 bytes, and the load asks for no alignment.
     unsafe { _mm512_loadu_si512(part.as_ptr().cast()) }
@@ -220,7 +226,7 @@ fn load_i8_512(step: &Step8, v: usize) -> __m512i {
 /// Sixteen columns out of their halves of bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn load_i4_512(step: &Step4, v: usize) -> __m512i {
+pub(super) fn load_i4_512(step: &Step4, v: usize) -> __m512i {
     // SAFETY: the reference covers the 64 bytes, and the load asks for no alignment.
     let both = unsafe { _mm512_loadu_si512(step.0.as_ptr().cast()) };
     let half = if v == 0 { both } else { _mm512_srli_epi16::<4>(both) };

@@ -8,6 +8,7 @@ use crate::kernel::elementwise::Work;
 mod int8;
 mod pack;
 mod real;
+mod row;
 mod sparse;
 mod sparse_codes;
 mod two_of_four;
