@@ -6,22 +6,27 @@
 
 use std::arch::x86_64::*;
 
+use super::tail::send;
 use super::{Avx2, Avx512};
 use crate::kernel::int8::{Job, Sums};
+use crate::kernel::tail::Finish;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
 
 /// The products of one processor. What runs between the tiles is compiled for it as well.
 macro_rules! products {
-    ($cpu:ident, $features:literal, $i8:ident, $i4:ident $(, $row_i8:ident, $row_i4:ident)?) => {
+    ($cpu:ident, $features:literal, $i8:ident, $i4:ident, $send:expr $(, $row_i8:ident, $row_i4:ident)?) => {
         impl $cpu {
             /// The product with weights of a byte.
             pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step8>) {
-                    job.run(|rows, columns, a, steps, start, sums| {
-                        $i8::tile(rows, columns, a, steps, start, sums)
-                    });
+                    job.run_with(
+                        |rows, columns, a, steps, start, sums| {
+                            $i8::tile(rows, columns, a, steps, start, sums)
+                        },
+                        |finish, sums, row| $send(finish, sums, row),
+                    );
                 }
 
                 $(if job.count == 1 {
@@ -35,9 +40,12 @@ macro_rules! products {
             pub(in crate::kernel) fn run_i4(self, job: Job<'_, '_, Step4>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step4>) {
-                    job.run(|rows, columns, a, steps, start, sums| {
-                        $i4::tile(rows, columns, a, steps, start, sums)
-                    });
+                    job.run_with(
+                        |rows, columns, a, steps, start, sums| {
+                            $i4::tile(rows, columns, a, steps, start, sums)
+                        },
+                        |finish, sums, row| $send(finish, sums, row),
+                    );
                 }
 
                 $(if job.count == 1 {
@@ -50,8 +58,16 @@ macro_rules! products {
     };
 }
 
-products!(Avx2, "avx2,fma", wide_i8, wide_i4);
-products!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", vnni_i8, vnni_i4, row_i8, row_i4);
+products!(Avx2, "avx2,fma", wide_i8, wide_i4, Finish::run);
+products!(
+    Avx512,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma",
+    vnni_i8,
+    vnni_i4,
+    send,
+    row_i8,
+    row_i4
+);
 
 macro_rules! tile_rows {
     ($rows:expr, $columns:expr, $args:tt, $($r:literal: $u:literal),*) => {

@@ -11,6 +11,7 @@ mod real;
 mod row;
 mod sparse;
 mod sparse_codes;
+mod tail;
 mod two_of_four;
 
 /// Proof that this processor has AVX2 and FMA.
