@@ -1,7 +1,8 @@
 //! All stages of a network, and how a batch goes through them.
 //!
 //! ```text
-//! many rows   cut into chunks; each thread takes chunks through all stages, with a lane of memory of its own
+//! many rows   cut into chunks; each thread takes chunks through all stages, with a lane of memory of its own;
+//!             fewer are many for a network of few weights, which every thread can read for itself
 //! few rows    one lane; a stage that is large enough divides its columns among threads
 //! ```
 //!

@@ -282,8 +282,9 @@ fn blocks<F: Real>(
     sums: &mut Sums<F>,
 ) {
     let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
-    // At least 128 rows, so that the panels that `product` packs for each block pay.
-    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(128).next_multiple_of(tile_rows);
+    // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
+    let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
+    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * depth), F::default());
