@@ -214,7 +214,13 @@ fn relative_error(found: &Array2<f32>, expected: &Array2<f32>) -> f32 {
 fn every_format_stays_near_the_network() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
     let data = uniform(&mut rng, 300, 64);
-    for activation in [Activation::Relu, Activation::Tanh, Activation::Gelu, Activation::Elu(1.0)] {
+    for activation in [
+        Activation::Relu,
+        Activation::Tanh,
+        Activation::Gelu,
+        Activation::Elu(1.0),
+        Activation::Clip { min: -0.25, max: 0.5 },
+    ] {
         let mlp = network(&[64, 80, 40, 10], activation, 8);
         let expected = mlp.predict(data.view()).unwrap();
         for (format, tolerance) in [

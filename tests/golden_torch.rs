@@ -155,6 +155,8 @@ fn activations_and_their_derivatives() {
         ("sigmoid", Activation::Sigmoid),
         ("gelu", Activation::Gelu),
         ("gelu_tanh", Activation::GeluTanh),
+        ("relu6", Activation::Clip { min: 0.0, max: 6.0 }),
+        ("hardtanh", Activation::Clip { min: -0.25, max: 1.5 }),
     ];
     assert_eq!(g["functions"].as_object().unwrap().len(), functions.len());
     for (name, activation) in functions {

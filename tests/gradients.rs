@@ -119,6 +119,7 @@ fn every_activation() {
         Activation::Sigmoid,
         Activation::Gelu,
         Activation::GeluTanh,
+        Activation::Clip { min: -0.3, max: 0.4 },
     ] {
         let mlp = Mlp::builder(3).linear(6).activation(activation).linear(2).build(&mut rng()).unwrap();
         check(&format!("{activation:?}"), &mlp, &numbers(5, 3, 9), &[]);

@@ -2,8 +2,8 @@
 //! what is wrong, and costs no more memory than a file of its size may.
 #![cfg(feature = "gguf")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod memory;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -15,50 +15,14 @@ use trimnet::nn::Mlp;
 use trimnet::quantize::{Scheme, UniformQuantizer};
 use trimnet::rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-thread_local! {
-    /// Bytes that this thread has in use, and the most it ever had.
-    static USED: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-struct Counting;
-
-fn count(change: isize) {
-    // A thread that is ending has no counter any more, and nothing to measure.
-    let _ = USED.try_with(|used| {
-        let (now, peak) = used.get();
-        used.set((now + change, peak.max(now + change)));
-    });
-}
-
-// SAFETY: all memory comes from and returns to the system allocator with its own layout.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the contract of this function is that of the one called.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// The error of a file, and the check that reading it took at most ten times its size, and 8 kB for messages.
 fn error_of<T>(file: &str, read: impl Fn(&[u8]) -> trimnet::Result<T>) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/hostile").join(file);
     let bytes = fs::read(path).unwrap();
-    let before = USED.with(Cell::get).0;
-    USED.with(|used| used.set((before, before)));
-    let text = match read(&bytes) {
+    let (text, peak) = memory::peak(|| match read(&bytes) {
         Ok(_) => panic!("{file} was read"),
         Err(error) => error.to_string(),
-    };
-    let peak = USED.with(Cell::get).1 - before;
+    });
     assert!(peak <= 10 * bytes.len() as isize + 8192, "{file}: {peak} bytes of memory for {}", bytes.len());
     text
 }

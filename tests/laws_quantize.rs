@@ -5,8 +5,8 @@ mod laws;
 use ndarray::{Array2, Axis, Ix2, array};
 use proptest::prelude::*;
 use trimnet::quantize::{
-    CodeRange, QuantizedTensor, Range, RangeMethod, RatioQuantizer, Rounding, ScaleRule, Scheme,
-    UniformQuantizer, ZeroRange,
+    Clustering, CodeRange, Granularity, PaletteQuantizer, QuantizedTensor, Range, RangeMethod,
+    RatioQuantizer, Rounding, ScaleRule, Scheme, Start, UniformQuantizer, ZeroRange,
 };
 use trimnet::{Compressed, Compressor, Erased, Error, Float};
 
@@ -188,6 +188,36 @@ proptest! {
         for (x, code) in x.into_iter().zip(codes.unwrap_or_default()) {
             prop_assert!((scheme.qmin()..=scheme.qmax()).contains(&code));
             prop_assert!(!x.is_nan() || code == scheme.qmin());
+        }
+    }
+
+    #[test]
+    fn palettes_obey_the_laws_of_a_compressor(
+        weights in laws::weights(),
+        entries in 2..=20usize,
+        granularity in any_of(&[
+            Granularity::PerTensor,
+            Granularity::PerChannel { axis: 0 },
+            Granularity::PerChannel { axis: 1 },
+            Granularity::PerGroup { axis: 0, size: 3 },
+            Granularity::PerGroup { axis: 1, size: 7 },
+        ]),
+        clustering in any_of(&[
+            Clustering::Auto,
+            Clustering::Lloyd { start: Start::Linear, iterations: 30 },
+            Clustering::Lloyd { start: Start::Density, iterations: 3 },
+            Clustering::Lloyd { start: Start::PlusPlus { seed: 7 }, iterations: 30 },
+        ]),
+        keeps_zeros in any::<bool>(),
+    ) {
+        let quantizer = PaletteQuantizer::new(entries).unwrap().with_clustering(clustering);
+        let quantizer = quantizer.with_granularity(granularity).unwrap();
+        let quantizer = if keeps_zeros { quantizer } else { quantizer.with_zeros_clustered() };
+        laws::compressor(&quantizer, &weights);
+        laws::compressor(&quantizer, &weights.mapv(f64::from));
+        if keeps_zeros {
+            let out: Array2<f32> = quantizer.compress(weights.view()).unwrap().decompress().unwrap();
+            prop_assert!(weights.iter().zip(&out).all(|(w, x)| *w != 0.0 || *x == 0.0));
         }
     }
 

@@ -37,6 +37,8 @@ fn network() -> Mlp<f32> {
         .tanh()
         .linear(5)
         .sigmoid()
+        .linear(5)
+        .clip(0.25, 0.75)
         .linear(3)
         .build::<f32>(&mut rng())
         .unwrap();

@@ -1,6 +1,8 @@
-//! Bad ONNX files: each is an error that says what is wrong, and no panic. `tests/data/hostile/onnx/make.py` writes
-//! them.
+//! Bad ONNX files: each is an error that says what is wrong, no panic, and costs no more memory than a file of its size
+//! may. `tests/data/hostile/onnx/make.py` writes them.
 #![cfg(feature = "onnx")]
+
+mod memory;
 
 use std::path::PathBuf;
 
@@ -11,12 +13,20 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/hostile/onnx")
 }
 
+/// What the path, the buffer that a file is read by, and the message take.
+const SMALL: isize = 16 << 10;
+
 fn refused(name: &str) -> String {
     let path = folder().join(format!("{name}.onnx"));
     let importer = OnnxImporter::new();
-    let floats = importer.read::<f32>(&path).unwrap_err();
-    assert!(importer.read::<f64>(&path).is_err(), "{name} in f64");
-    assert!(importer.read_quantized(&path).is_err(), "{name} in integers");
+    let size = std::fs::metadata(&path).unwrap().len() as isize;
+    let (floats, peak) = memory::peak(|| importer.read::<f32>(&path).unwrap_err());
+    let (wide, peak_wide) = memory::peak(|| importer.read::<f64>(&path).is_err());
+    let (integers, peak_integers) = memory::peak(|| importer.read_quantized(&path).is_err());
+    let peak = peak.max(peak_wide).max(peak_integers);
+    assert!(peak <= 10 * size + SMALL, "{name}: {peak} bytes of memory for {size}");
+    assert!(wide, "{name} in f64");
+    assert!(integers, "{name} in integers");
     assert!(matches!(floats, Error::Format { .. } | Error::Unsupported { .. }), "{floats:?}");
     floats.to_string()
 }
@@ -112,7 +122,12 @@ fn field(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The error, and the check that memory stayed within ten times the file, with no base beyond the small.
 fn bytes_refused(bytes: &[u8]) -> String {
+    let limit = 10 * bytes.len() as isize + SMALL;
+    let importer = OnnxImporter::new().with_limits(SMALL as usize, 10);
+    let (_, peak) = memory::peak(|| importer.from_bytes::<f32>(bytes).unwrap_err().to_string());
+    assert!(peak <= limit, "{peak} bytes of memory for {}", bytes.len());
     OnnxImporter::new().from_bytes::<f32>(bytes).unwrap_err().to_string()
 }
 
@@ -190,8 +205,13 @@ fn cut_anywhere_a_model_is_refused_or_a_network() {
         for change in [1, 0x80, 0xff] {
             let mut bytes = bytes.clone();
             bytes[place] ^= change;
-            let _ = OnnxImporter::new().from_bytes::<f32>(&bytes);
-            let _ = OnnxImporter::new().quantized_from_bytes(&bytes);
+            let importer = OnnxImporter::new().with_limits(SMALL as usize, 10);
+            for peak in [
+                memory::peak(|| importer.from_bytes::<f32>(&bytes).is_ok()).1,
+                memory::peak(|| importer.quantized_from_bytes(&bytes).is_ok()).1,
+            ] {
+                assert!(peak <= 10 * bytes.len() as isize + SMALL, "{peak} bytes, byte {place} ^ {change}");
+            }
         }
     }
     assert_eq!(OnnxImporter::new().from_bytes::<f32>(&bytes).unwrap().network, mlp);

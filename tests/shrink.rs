@@ -58,12 +58,13 @@ fn random_network<F: Float>(seed: u64) -> Mlp<F> {
         let outputs = rng.random_range(1..8);
         layers.push(sparse_linear(width, outputs, rng));
         width = outputs;
-        let activation = match rng.random_range(0..6) {
+        let activation = match rng.random_range(0..7) {
             0 => Activation::Relu,
             1 => Activation::LeakyRelu(0.1),
             2 => Activation::Sigmoid,
             3 => Activation::Gelu,
             4 => Activation::Tanh,
+            5 => Activation::Clip { min: -0.2, max: 0.6 },
             _ => Activation::Elu(1.0),
         };
         let mut between = Vec::new();

@@ -1,52 +1,10 @@
 //! Hostile bytes cannot make a reader of `.trim` take more memory than its limits allow.
 
-use std::alloc::{GlobalAlloc, Layout as Memory, System};
-use std::cell::Cell;
+mod memory;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use trimnet::io::trim::{Codes, EncodeOptions, Layout, Limits, TensorData, Values, decode, encode};
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    // Without a destructor these are there until the thread ends.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
-    });
-}
-
-struct Counting;
-
-// SAFETY: every call is the system allocator's, unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
-        count(memory.size() as isize);
-        // SAFETY: the caller's promise about `memory` is passed on.
-        unsafe { System.alloc(memory) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, memory: Memory) {
-        count(-(memory.size() as isize));
-        // SAFETY: `at` came from `alloc` above, that is from the system, with this `memory`.
-        unsafe { System.dealloc(at, memory) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes in use at the worst moment of `run`, beyond those before it.
-fn peak<T>(run: impl FnOnce() -> T) -> isize {
-    let before = NOW.with(Cell::get);
-    PEAK.with(|peak| peak.set(before));
-    drop(run());
-    PEAK.with(Cell::get) - before
-}
 
 #[test]
 fn damaged_tensors_stay_inside_the_limits() {
@@ -81,7 +39,7 @@ fn damaged_tensors_stay_inside_the_limits() {
                         let at = rng.random_range(0..bytes.len().min(front));
                         bytes[at] = rng.random();
                     }
-                    let used = peak(|| decode(&bytes, &limits));
+                    let (_, used) = memory::peak(|| decode(&bytes, &limits));
                     assert!(used <= ALLOWED, "{used} bytes for {layout:?}: {bytes:02x?}");
                 }
             }

@@ -54,8 +54,16 @@ fn everything<F: Float>() -> Mlp<F> {
     Mlp::from_layers(9, layers).unwrap()
 }
 
+/// Of the activations that came after the first golden files.
+fn clipped<F: Float>() -> Mlp<F> {
+    let linear = Layer::Linear(Linear::new(Array2::from_elem((3, 2), F::of(0.5)), None).unwrap());
+    let clip = |min, max| Layer::Activation(Activation::Clip { min, max });
+    Mlp::from_layers(2, vec![clip(-0.1, 1.5), linear, clip(0.0, 6.0)]).unwrap()
+}
+
 #[test]
 fn every_kind_of_layer_comes_back_equal() {
+    assert_eq!(Mlp::<f64>::from_bytes(&clipped::<f64>().to_bytes()).unwrap(), clipped());
     let single = everything::<f32>();
     assert_eq!(Mlp::<f32>::from_bytes(&single.to_bytes()).unwrap(), single);
     let double = everything::<f64>();
@@ -144,6 +152,7 @@ fn golden(name: &str) -> std::path::PathBuf {
 fn files_of_version_1_still_load() {
     assert_eq!(Mlp::<f32>::load(golden("trim_v1_every_layer.trim")).unwrap(), everything::<f32>());
     assert_eq!(Mlp::<f64>::load(golden("trim_v1_double.trim")).unwrap(), everything::<f64>());
+    assert_eq!(Mlp::<f32>::load(golden("trim_v1_clip.trim")).unwrap(), clipped::<f32>());
     for (i, layout) in
         [Layout::Dense, Layout::Bitmap, Layout::Gaps, Layout::Coded, Layout::Mixed].iter().enumerate()
     {
@@ -157,6 +166,7 @@ fn files_of_version_1_still_load() {
 fn write_the_golden_files() {
     everything::<f32>().save(golden("trim_v1_every_layer.trim")).unwrap();
     everything::<f64>().save(golden("trim_v1_double.trim")).unwrap();
+    clipped::<f32>().save(golden("trim_v1_clip.trim")).unwrap();
     for (i, layout) in
         [Layout::Dense, Layout::Bitmap, Layout::Gaps, Layout::Coded, Layout::Mixed].iter().enumerate()
     {

@@ -17,7 +17,6 @@ use super::weights::{check_two_four, quantize_weights};
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
 use crate::kernel::{Grid, Isa, quantize};
-use crate::nn::Activation;
 use crate::quantize::QuantParams;
 
 /// Puts the formats that were set for single layers in the place of others.
@@ -261,7 +260,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
     /// The outputs of a layer as it was trained, and before an activation that codes would have to look up.
     fn exact_outputs(&self, block: &Block<F>) -> Result<(Vec<F>, Option<Vec<F>>)> {
         match block {
-            Block::Linear(layer) if !matches!(layer.activation, None | Some(Activation::Relu)) => {
+            Block::Linear(layer) if layer.activation.is_some_and(|activation| !activation.is_limit()) => {
                 let plain = Block::Linear(Linear { activation: None, ..layer.clone() });
                 let before = self.run_float(&plain, &self.exact)?;
                 let mut x = before.clone();

@@ -5,7 +5,7 @@
 //! | | [`Target::OnnxRuntime`] | [`Target::TensorRt`] |
 //! |---|---|---|
 //! | activations | affine, 0..=255 (or -128..=127) | symmetric, -128..=127, zero point 0 |
-//! | ReLU | the clip at the lowest code | a float layer, codes after it |
+//! | ReLU, clip | the limits of the codes | a float layer, codes after it |
 //! | bias | 32-bit integers | floats |
 //!
 //! Both: int8 weights, symmetric, one scale per output; batch norms folded; other activations and layer norms in
@@ -16,7 +16,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use super::quantized::{CodeParams, IntegerBias, QuantizedLayer, QuantizedLinear, QuantizedMlp, real};
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
-use crate::nn::{Activation, Layer, Linear, Mlp};
+use crate::nn::{Layer, Linear, Mlp};
 use crate::quantize::{CodeRange, MinMaxObserver, Observer, QuantParams, Range, Scheme};
 
 /// The runtime that will execute the integers.
@@ -93,11 +93,16 @@ impl Calibrator {
                 layers.push(QuantizedLayer::Real(layer.clone()));
                 continue;
             };
-            // The codes of the next layer's input, if nothing but a ReLU lies between and the clip does its work.
+            // The codes of the next layer's input, if nothing but a ReLU or a clip lies between and their limits do
+            // its work.
             let mut ahead = rest.clone();
-            let relu = ahead.next_if(|(next, _)| matches!(next, Layer::Activation(Activation::Relu)));
+            let limit = match ahead.peek() {
+                Some((Layer::Activation(activation), _)) if activation.is_limit() => Some(*activation),
+                _ => None,
+            };
+            ahead.next_if(|_| limit.is_some());
             let output = ahead.peek().and_then(|(_, params)| **params).filter(|params| {
-                self.target == Target::OnnxRuntime && (relu.is_none() || params.clips_at_zero())
+                self.target == Target::OnnxRuntime && limit.is_none_or(|limit| params.limit(limit))
             });
             if output.is_some() {
                 rest = ahead;
@@ -196,6 +201,7 @@ fn row_scale(scheme: &Scheme, row: &[f32], bias: f32, input: f32) -> Result<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Activation;
     use ndarray::{Array, array};
     use rand::SeedableRng;
     use rand::rngs::Xoshiro256PlusPlus;

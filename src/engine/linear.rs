@@ -10,6 +10,7 @@ use crate::kernel::{
     Tail, TwoOfFour, min_max, multiply, quantize,
 };
 use crate::nn::Activation;
+use crate::quantize::QuantParams;
 
 /// Packed weights.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ pub(super) enum Linear<F> {
 #[derive(Clone, Debug)]
 pub(super) enum Finish {
     Float { input_scale: f32, scale: Vec<f32>, activation: Fused },
-    Codes { multiplier: Vec<f32>, zero_point: u8, low: u8 },
+    Codes { multiplier: Vec<f32>, zero_point: u8, low: u8, high: u8 },
 }
 
 /// The activation that a kernel applies itself, and the one that is left to do.
@@ -207,8 +208,9 @@ impl<F: Element> Linear<F> {
         let Self::Static { weights, zero_point, bias, finish } = self else { return };
         let input = Input { codes: Codes::U8(x), zero_point: *zero_point, bias: Some(bias) };
         match (finish, out) {
-            (Finish::Codes { multiplier, zero_point, low }, Target::Codes(out)) => {
-                let tail = Tail::Codes { multiplier, zero_point: *zero_point, low: *low, high: 255, out };
+            (Finish::Codes { multiplier, zero_point, low, high }, Target::Codes(out)) => {
+                let (low, high) = (*low, *high);
+                let tail = Tail::Codes { multiplier, zero_point: *zero_point, low, high, out };
                 weights.run(isa, pool, input, tail, tools);
             }
             (Finish::Float { input_scale, scale, activation }, Target::Float(out)) => {
@@ -290,12 +292,30 @@ impl Finish {
                 // ONNX Runtime's factor: each product and quotient rounded to f32.
                 let multiplier = scale.iter().map(|&scale| input_scale * scale / to.scale).collect();
                 let zero_point = to.zero_point as u8;
-                let low =
-                    if before.is_none() && activation == Some(Activation::Relu) { zero_point } else { 0 };
-                Self::Codes { multiplier, zero_point, low }
+                let limited = activation.filter(|_| before.is_none());
+                let (low, high) = limited.map_or((0, 255), |activation| limits(activation, to));
+                Self::Codes { multiplier, zero_point, low, high }
             }
         }
     }
+}
+
+/// The lowest and the highest code of an activation. Rounding keeps the order: the code of a clipped number is the clipped
+/// code.
+pub(super) fn limits(activation: Activation, params: QuantParams<f32>) -> (u8, u8) {
+    match activation {
+        Activation::Relu => (params.zero_point as u8, 255),
+        Activation::Clip { min, max } => (code(min, params), code(max, params)),
+        _ => (0, 255),
+    }
+}
+
+/// The code of a number.
+fn code(x: f64, params: QuantParams<f32>) -> u8 {
+    let grid = Grid { scale: params.scale, zero_point: params.zero_point, low: 0, high: 255 };
+    let mut code = [0];
+    quantize(Isa::Scalar, &[x as f32], grid, &mut code);
+    code[0]
 }
 
 /// ONNX's DynamicQuantizeLinear of one row; a range of nothing gives scale 1.

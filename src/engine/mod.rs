@@ -30,6 +30,7 @@ mod workspace;
 mod machine;
 mod build;
 mod network;
+mod exchange;
 mod measure;
 mod choose;
 

@@ -71,7 +71,7 @@ pub struct LayerInfo {
     pub packed_bytes: usize,
     /// The codes of its input, if their scale is static.
     pub input: Option<QuantParams<f32>>,
-    /// The codes that an activation other than relu looks up.
+    /// The codes in which an activation other than relu and clip is looked up.
     pub before_activation: Option<QuantParams<f32>>,
     /// The codes of its output, if codes come out.
     pub output: Option<QuantParams<f32>>,

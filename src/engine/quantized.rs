@@ -15,7 +15,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
-use crate::nn::{Layer, Mlp};
+use crate::nn::{Activation, Layer, Mlp};
 use crate::quantize::QuantParams;
 use crate::traits::Normalizer;
 
@@ -86,6 +86,17 @@ impl CodeParams {
     /// Whether the clip at the lowest code is a ReLU.
     pub fn clips_at_zero(self) -> bool {
         self.zero_point == self.qmin()
+    }
+
+    /// Whether the lowest and the highest code are the limits of this activation.
+    pub(super) fn limit(self, activation: Activation) -> bool {
+        match activation {
+            Activation::Relu => self.clips_at_zero(),
+            Activation::Clip { min, max } => {
+                (self.quantize(min as f32), self.quantize(max as f32)) == (self.qmin(), self.qmax())
+            }
+            _ => false,
+        }
     }
 
     /// The code of `x`: ONNX's QuantizeLinear.
@@ -339,7 +350,7 @@ impl QuantizedMlp {
                 QuantizedLayer::Linear(linear) => {
                     layers.push(Layer::Linear(linear.dequantized()?));
                     if linear.output.is_some_and(CodeParams::clips_at_zero) {
-                        layers.push(Layer::Activation(crate::nn::Activation::Relu));
+                        layers.push(Layer::Activation(Activation::Relu));
                     }
                 }
             }

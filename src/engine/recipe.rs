@@ -83,7 +83,7 @@ pub(crate) enum Sums {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Output {
     Float,
-    /// Codes of the activated outputs; `before` those that an activation other than relu looks up.
+    /// Codes of the activated outputs; `before` those that an activation looks up.
     Codes {
         before: Option<QuantParams<f32>>,
         after: QuantParams<f32>,
@@ -170,7 +170,7 @@ impl<F: Float> Linear<F> {
                         if let Output::Codes { before, after } = output {
                             before.iter().try_for_each(|&params| check_params(params))?;
                             check_params(*after)?;
-                            let looked_up = !matches!(self.activation, None | Some(Activation::Relu));
+                            let looked_up = self.activation.is_some_and(|activation| !activation.is_limit());
                             self.agrees(before.is_some() == looked_up)?;
                         }
                         self.agrees(self.format.is_static())

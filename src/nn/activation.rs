@@ -7,9 +7,11 @@
 //! sigmoid(x)    = 1 / (1 + e^-x)
 //! gelu(x)       = x * Phi(x),   Phi(x) = erfc(-x / sqrt(2)) / 2          (Hendrycks & Gimpel, 2016)
 //! gelu_tanh(x)  = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+//! clip(x)       = min  for x < min,  max  for x > max,  x  otherwise
 //! ```
 //!
-//! Where the slope jumps, at 0, it is that of the left side, as in PyTorch. NaN stays NaN.
+//! Where the slope jumps, at 0, it is that of the left side, and at both bounds of a clip it is 0, as in PyTorch (there
+//! `Hardtanh` and `ReLU6`). NaN stays NaN.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
@@ -45,20 +47,40 @@ pub enum Activation {
     Gelu,
     /// The approximation of [`Gelu`](Self::Gelu) by a hyperbolic tangent; off by up to 5e-4.
     GeluTanh,
+    /// The nearest number in `min..=max`, both finite: `ReLU6` is 0 and 6. `f32::MAX` is as good as no bound.
+    Clip {
+        /// The lower bound.
+        min: f64,
+        /// The upper bound, not below the lower one.
+        max: f64,
+    },
 }
 
 impl Activation {
-    /// Refuses a setting that is not finite.
+    /// Refuses a setting that is not finite, and bounds in the wrong order.
     pub(super) fn check(self) -> Result<()> {
         let (name, value) = match self {
             Self::LeakyRelu(slope) => ("slope of leaky relu", slope),
             Self::Elu(alpha) => ("alpha of elu", alpha),
+            Self::Clip { min, .. } if !min.is_finite() => ("lower bound of clip", min),
+            Self::Clip { min, max } => {
+                if max.is_finite() && min > max {
+                    let range = "not below the lower bound";
+                    return Err(Error::OutOfRange { name: "upper bound of clip", value: max, range });
+                }
+                ("upper bound of clip", max)
+            }
             _ => return Ok(()),
         };
         if value.is_finite() {
             return Ok(());
         }
         Err(Error::OutOfRange { name, value, range: "finite" })
+    }
+
+    /// Whether codes can do it by a lower and an upper limit, without looking anything up.
+    pub(crate) fn is_limit(self) -> bool {
+        matches!(self, Self::Relu | Self::Clip { .. })
     }
 
     /// The function, element by element.
@@ -83,6 +105,10 @@ impl Activation {
             Self::Sigmoid => x.mapv_inplace(sigmoid),
             Self::Gelu => x.mapv_inplace(|x| F::of(gelu(x.as_f64()))),
             Self::GeluTanh => x.mapv_inplace(|x| F::of(gelu_tanh(x.as_f64()))),
+            Self::Clip { min, max } => {
+                let (min, max) = (F::of(min), F::of(max));
+                x.mapv_inplace(|x| clip(x, min, max));
+            }
         }
     }
 
@@ -128,6 +154,10 @@ impl Activation {
             Self::Sigmoid => dx.for_each(|d, &y| *d *= y * (one - y)),
             Self::Gelu => dx.for_each(|d, &x| *d *= F::of(gelu_slope(x.as_f64()))),
             Self::GeluTanh => dx.for_each(|d, &x| *d *= F::of(gelu_tanh_slope(x.as_f64()))),
+            Self::Clip { min, max } => {
+                let (min, max) = (F::of(min), F::of(max));
+                dx.for_each(|d, &x| *d = if x <= min || x >= max { zero } else { *d });
+            }
         }
         Ok(dy)
     }
@@ -144,6 +174,17 @@ pub struct ActivationCache<F> {
 fn relu<F: Float>(x: F) -> F {
     // Not `max`, which would turn NaN into 0.
     if x <= F::zero() { F::zero() } else { x }
+}
+
+fn clip<F: Float>(x: F, min: F, max: F) -> F {
+    // NaN compares with nothing and passes.
+    if x < min {
+        min
+    } else if x > max {
+        max
+    } else {
+        x
+    }
 }
 
 fn sigmoid<F: Float>(x: F) -> F {
@@ -184,7 +225,7 @@ mod tests {
     use approx::assert_relative_eq;
     use ndarray::array;
 
-    const ALL: [Activation; 7] = [
+    const ALL: [Activation; 8] = [
         Activation::Relu,
         Activation::LeakyRelu(0.01),
         Activation::Elu(1.5),
@@ -192,6 +233,7 @@ mod tests {
         Activation::Sigmoid,
         Activation::Gelu,
         Activation::GeluTanh,
+        Activation::Clip { min: -0.5, max: 6.0 },
     ];
 
     fn at(activation: Activation, x: f64) -> f64 {
@@ -213,6 +255,8 @@ mod tests {
         assert_relative_eq!(at(Activation::Sigmoid, -2.0), 0.119_202_922_022_117_56, max_relative = 1e-15);
         assert_relative_eq!(at(Activation::Elu(2.0), -1.0), -1.264_241_117_657_115_4, max_relative = 1e-15);
         assert_eq!(at(Activation::LeakyRelu(0.5), -3.0), -1.5);
+        let relu6 = Activation::Clip { min: 0.0, max: 6.0 };
+        assert_eq!([-1.0, 0.5, 6.0, 7.0].map(|x| at(relu6, x)), [0.0, 0.5, 6.0, 6.0]);
     }
 
     #[test]
@@ -234,11 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn the_slope_at_zero_is_that_of_the_left() {
+    fn the_slope_is_that_of_the_left_at_zero_and_none_at_a_bound() {
         let slope = |a: Activation| a.backward(a.forward(array![[0.0]]).1, array![[1.0]]).unwrap()[[0, 0]];
         assert_eq!(slope(Activation::Relu), 0.0);
         assert_eq!(slope(Activation::LeakyRelu(0.25)), 0.25);
         assert_eq!(slope(Activation::Elu(1.5)), 1.5);
+        assert_eq!(slope(Activation::Clip { min: 0.0, max: 6.0 }), 0.0);
+        assert_eq!(slope(Activation::Clip { min: -6.0, max: 0.0 }), 0.0);
+        assert_eq!(slope(Activation::Clip { min: -6.0, max: 1.0 }), 1.0);
     }
 
     #[test]
@@ -250,11 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn refuses_settings_that_are_not_finite() {
+    fn refuses_settings_that_are_not_finite_and_bounds_in_the_wrong_order() {
         assert_eq!(
             Activation::LeakyRelu(f64::NAN).check().unwrap_err().to_string(),
             "slope of leaky relu is NaN, allowed is finite"
         );
         assert!(Activation::Elu(f64::INFINITY).check().is_err());
+        for (min, max) in [(f64::NAN, 1.0), (0.0, f64::NAN), (0.0, f64::INFINITY), (-f64::INFINITY, 0.0)] {
+            assert!(Activation::Clip { min, max }.check().is_err(), "{min} {max}");
+        }
+        let error = Activation::Clip { min: 1.0, max: 0.5 }.check().unwrap_err();
+        assert_eq!(error.to_string(), "upper bound of clip is 0.5, allowed is not below the lower bound");
+        Activation::Clip { min: 1.0, max: 1.0 }.check().unwrap();
     }
 }

@@ -122,6 +122,11 @@ impl MlpBuilder {
         self.activation(Activation::Gelu)
     }
 
+    /// The nearest number in `min..=max`; `ReLU6` is 0 and 6.
+    pub fn clip(self, min: f64, max: f64) -> Self {
+        self.activation(Activation::Clip { min, max })
+    }
+
     /// Dropout with chance `p`, `0 <= p < 1`.
     pub fn dropout(self, p: f64) -> Self {
         self.then(Step::Dropout(p))

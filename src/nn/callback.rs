@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::grads::Grads;
 use super::history::Epoch;
 use super::mlp::Mlp;
 use crate::error::Result;
@@ -38,6 +39,16 @@ pub struct Step {
 /// }
 /// ```
 pub trait Callback<F: Float> {
+    /// Between the backward pass and the optimizer's step: may read the gradients and change them. The trainer's penalties
+    /// are in them already; its clipping comes after.
+    ///
+    /// # Errors
+    /// An error ends the training and is returned by it, with the network as it was before this step (but for the running
+    /// statistics of batch norm).
+    fn on_grads(&mut self, _mlp: &Mlp<F>, _grads: &mut Grads<F>, _step: &Step) -> Result<()> {
+        Ok(())
+    }
+
     /// After the optimizer's step.
     ///
     /// # Errors

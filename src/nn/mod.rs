@@ -2,6 +2,8 @@
 
 pub mod activation;
 pub mod adam;
+pub mod anneal;
+pub mod average;
 pub mod backprop;
 pub mod builder;
 pub mod callback;
@@ -20,14 +22,19 @@ pub mod objective;
 pub mod optimizer;
 pub mod parameter;
 pub mod pruning;
+mod ramp;
 pub mod schedule;
 pub mod sgd;
+pub mod sharing;
 pub mod shrink;
+pub mod straight_through;
 pub mod trainer;
 pub mod workspace;
 
 pub use activation::{Activation, ActivationCache};
 pub use adam::{Adam, AdamW};
+pub use anneal::AnnealedPenalty;
+pub use average::WeightAverage;
 pub use backprop::MlpCache;
 pub use builder::MlpBuilder;
 pub use callback::{Callback, Step};
@@ -47,6 +54,8 @@ pub use optimizer::{Decay, Optimizer};
 pub use parameter::{Parameter, ParameterKind};
 pub use schedule::LearningRate;
 pub use sgd::{Momentum, Sgd};
+pub use sharing::{SharedGradient, WeightSharing};
 pub use shrink::{ShrinkReport, ShrunkLayer};
+pub use straight_through::StraightThrough;
 pub use trainer::{EarlyStopping, Trainer, Watch};
 pub use workspace::Workspace;

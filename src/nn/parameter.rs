@@ -111,6 +111,48 @@ impl<F: Float> Mlp<F> {
     }
 }
 
+impl<F: Float> Mlp<F> {
+    /// Shows every parameter tensor, row-major, in the order of [`update_parameters`](Self::update_parameters).
+    pub(super) fn show_parameters(&self, mut show: impl FnMut(&[F])) {
+        for layer in self.layers() {
+            let vectors = match layer {
+                Layer::Linear(linear) => {
+                    show(linear.weight().to_slice().unwrap_or_default());
+                    [linear.bias(), None]
+                }
+                Layer::BatchNorm(norm) => [Some(norm.gamma()), Some(norm.beta())],
+                Layer::LayerNorm(norm) => [Some(norm.gamma()), Some(norm.beta())],
+                Layer::Activation(_) | Layer::Dropout(_) | Layer::GaussianNoise(_) => [None, None],
+            };
+            vectors.iter().flatten().for_each(|vector| show(vector.to_slice().unwrap_or_default()));
+        }
+    }
+
+    /// The same to write to; afterwards masked weights are 0.0 again, whatever was written.
+    pub(super) fn write_parameters(&mut self, mut write: impl FnMut(&mut [F])) {
+        let both = |(gamma, beta): (ArrayViewMut1<'_, F>, ArrayViewMut1<'_, F>),
+                    write: &mut dyn FnMut(&mut [F])| {
+            write(gamma.into_slice().unwrap_or_default());
+            write(beta.into_slice().unwrap_or_default());
+        };
+        for layer in self.layers_mut() {
+            match layer {
+                Layer::Linear(linear) => {
+                    let (weight, _, bias) = linear.parts_mut();
+                    write(weight.as_slice_mut().unwrap_or_default());
+                    if let Some(bias) = bias {
+                        write(bias.as_slice_mut().unwrap_or_default());
+                    }
+                    linear.zero_masked();
+                }
+                Layer::BatchNorm(norm) => both(norm.affine_mut(), &mut write),
+                Layer::LayerNorm(norm) => both(norm.affine_mut(), &mut write),
+                Layer::Activation(_) | Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
+            }
+        }
+    }
+}
+
 /// The shape of a parameter tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dims {

@@ -163,7 +163,7 @@ impl<F: Float> Mlp<F> {
     }
 }
 
-fn mask_or_full<F: Float>(linear: &Linear<F>) -> Mask<Ix2> {
+pub(super) fn mask_or_full<F: Float>(linear: &Linear<F>) -> Mask<Ix2> {
     linear.mask().cloned().unwrap_or_else(|| Mask::full(linear.weight().raw_dim()))
 }
 

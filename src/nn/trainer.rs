@@ -3,7 +3,7 @@
 //! ```text
 //! for each epoch, for each batch in a new random order:
 //!     lr    = learning rate at epoch step / (steps per epoch)
-//!     g     = d(objective + penalties) / d(parameters),  scaled to the clip norm where it is longer
+//!     g     = d(objective + penalties) / d(parameters);  callbacks;  scaled to the clip norm where it is longer
 //!     network <- optimizer(network, g, lr);  callbacks
 //! validation; callbacks; early stopping
 //! ```
@@ -211,13 +211,16 @@ impl Trainer {
                 }
                 let mut grads = mlp.pass_back(cache, batch.inputs, doutputs, &dhidden, &mut workspace)?;
                 self.add_penalties(mlp, &mut grads)?;
+                let at = Step { step, steps: self.epochs * steps_per_epoch, epoch, loss, learning_rate };
+                for callback in callbacks.iter_mut() {
+                    callback.on_grads(mlp, &mut grads, &at)?;
+                }
                 self.clip(&mut grads);
                 optimizer.step_on(mlp, &grads, learning_rate, &workspace.pool(usize::MAX))?;
                 workspace.recycle_grads(grads);
                 objective.step(learning_rate)?;
                 loss_sum += loss * batch.rows.len() as f64;
                 rows += batch.rows.len();
-                let at = Step { step, steps: self.epochs * steps_per_epoch, epoch, loss, learning_rate };
                 step += 1;
                 for callback in callbacks.iter_mut() {
                     if callback.on_step(mlp, &at)?.is_break() {

@@ -1,5 +1,6 @@
 //! Fewer bits: schemes, ranges, the uniform quantizer and the integer product.
 
+pub mod cluster;
 pub mod dynamic;
 pub mod fake;
 pub mod histogram;
@@ -8,6 +9,7 @@ pub mod kmeans;
 pub(crate) mod layout;
 pub mod matmul;
 pub mod onnx_calibration;
+pub mod palette;
 pub mod params;
 pub mod range;
 pub mod ratio;
@@ -19,12 +21,14 @@ pub mod search;
 pub mod tensor;
 pub mod uniform;
 
+pub use cluster::{Clustering, Start, cluster};
 pub use dynamic::dynamic_quantize_linear;
 pub use fake::{PassThrough, fake_quantize, fake_quantize_tensorflow};
 pub use histogram::{HistogramObserver, Tails};
 pub use kmeans::{assign_nearest, lloyd};
 pub use matmul::{integer_product, quantized_product, safe_depth};
 pub use onnx_calibration::{OnnxHistogram, onnx_symmetric_percentile};
+pub use palette::{PaletteQuantizer, PaletteTensor};
 pub use params::{QuantParams, Range};
 pub use range::{MinMaxObserver, MovingAverageObserver, Observer};
 pub use ratio::{RatioQuantizer, RatioTensor};

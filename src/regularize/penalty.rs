@@ -114,6 +114,20 @@ impl Penalty {
         Kind::GroupLasso { lambda, groups, by_size: true }.try_into()
     }
 
+    /// The same penalty, `factor` times as strong.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] unless the strength is still finite and at least 0.
+    pub fn scaled(self, factor: f64) -> Result<Self> {
+        match self.kind {
+            Kind::Elastic { l1, l2 } => Kind::Elastic { l1: l1 * factor, l2: l2 * factor },
+            Kind::GroupLasso { lambda, groups, by_size } => {
+                Kind::GroupLasso { lambda: lambda * factor, groups, by_size }
+            }
+        }
+        .try_into()
+    }
+
     /// The price of these weights; 0 for an empty matrix, not finite if a weight is not.
     pub fn value<F: Float>(&self, w: ArrayView2<'_, F>) -> F {
         F::of(match self.kind {
@@ -270,6 +284,18 @@ mod tests {
         let w = array![[3.0, -4.0]];
         assert_eq!(gradient(Penalty::l2(0.5).unwrap(), &w), array![[1.5, -2.0]]);
         assert_eq!(gradient(Penalty::keras_l2(0.5).unwrap(), &w), array![[3.0, -4.0]]);
+    }
+
+    #[test]
+    fn scaling_scales_the_price() {
+        let w = array![[3.0, -4.0]];
+        for penalty in [Penalty::elastic(2.0, 1.0).unwrap(), Penalty::group_lasso(2.0, Groups::Rows).unwrap()]
+        {
+            let half = penalty.scaled(0.5).unwrap();
+            assert_eq!(half.value(w.view()), penalty.value(w.view()) / 2.0);
+            assert_eq!(penalty.scaled(0.0).unwrap().value(w.view()), 0.0);
+            assert!(penalty.scaled(-1.0).is_err() && penalty.scaled(f64::NAN).is_err());
+        }
     }
 
     #[test]

@@ -200,7 +200,8 @@ def activations():
     x = torch.linspace(-6, 6, 49, dtype=torch.float64)
     table = {}
     for name, f in {"relu": F.relu, "leaky_relu": lambda x: F.leaky_relu(x, 0.2), "elu": F.elu, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
-                    "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}.items():
+                    "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+                    "relu6": F.relu6, "hardtanh": lambda x: F.hardtanh(x, -0.25, 1.5)}.items():
         v = x.clone().requires_grad_()
         y = f(v)
         y.sum().backward()

@@ -11,7 +11,7 @@ BINARY = sys.argv[1]
 ACTIVATIONS = {
     "Relu": lambda _: torch.nn.ReLU(), "Tanh": lambda _: torch.nn.Tanh(), "Sigmoid": lambda _: torch.nn.Sigmoid(),
     "Gelu": lambda _: torch.nn.GELU(), "GeluTanh": lambda _: torch.nn.GELU(approximate="tanh"),
-    "LeakyRelu": torch.nn.LeakyReLU, "Elu": torch.nn.ELU,
+    "LeakyRelu": torch.nn.LeakyReLU, "Elu": torch.nn.ELU, "Clip": lambda s: torch.nn.Hardtanh(s["min"], s["max"]),
 }
 
 def module(layer, width):
@@ -79,7 +79,8 @@ with tempfile.TemporaryDirectory() as folder:
             if (seed + hidden) % 3 == 1:
                 layers.append({"layer_norm": {"eps": 1e-5}})
             name = kinds[(seed + hidden) % len(kinds)]
-            layers.append({"activation": {name: 0.3} if name in ("LeakyRelu", "Elu") else name})
+            settings = {"LeakyRelu": 0.3, "Elu": 0.3, "Clip": {"min": -0.5, "max": 0.75}}
+            layers.append({"activation": {name: settings[name]} if name in settings else name})
             layers.append({"dropout": {"p": 0.5}})
         layers.append({"linear": {"outputs": 1 + seed % 9, "bias": True}})
         model = sequential(network).train()

@@ -24,8 +24,10 @@ def load(case):
     return f"{path}.onnx", x, y
 
 
-def run(path, x, optimized=None, **settings):
+def run(path, x, optimized=None, as_written=False, **settings):
     options = ort.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     if optimized:
@@ -101,7 +103,7 @@ def check_tensor_rt(case):
     for node in graph.node:
         for name in node.input:
             consumers[name].append(node)
-    allowed = {"QuantizeLinear", "DequantizeLinear", "Gemm", "Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "Gelu",
+    allowed = {"QuantizeLinear", "DequantizeLinear", "Gemm", "Relu", "Clip", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "Gelu",
                "Erf", "Div", "Mul", "Add", "Pow", "LayerNormalization", "BatchNormalization", "Softmax"}
     for node in graph.node:
         if node.domain or node.op_type not in allowed:
@@ -129,7 +131,7 @@ def check_tensor_rt(case):
                 fail(case, f"{node.name} is not followed by its DequantizeLinear alone")
             source = producer.get(node.input[0])
             if source is not None and source.op_type == "Gemm" and any(
-                c.op_type == "Relu" for c in consumers[source.output[0]]
+                c.op_type in ("Relu", "Clip") for c in consumers[source.output[0]]
             ):
                 fail(case, f"{node.name} stands between Gemm and Relu")
             if node.output[0] in {o.name for o in graph.output}:
@@ -142,10 +144,14 @@ def check_tensor_rt(case):
                 node.input[2] not in constants or constants[node.input[2]].dtype != np.float32
             ):
                 fail(case, f"{node.name}: the bias must be constant floats")
+    # Optimized, it rounds the bias to integers too.
     worst = relative(run(path, x), y)
     WORST["trt"] = max(WORST["trt"], worst)
-    if not worst < 0.05:
-        fail(case, f"differs by {worst:.2e} of the largest output")
+    # As written, it multiplies the dequantized floats: a sum whose last bit differs may become the next code.
+    share = float((np.abs(run(path, x, as_written=True) - y) > 1e-5 * np.abs(y).max()).mean())
+    WORST["share of trt"] = max(WORST["share of trt"], share)
+    if not (worst < 0.1 and share < 0.003):
+        fail(case, f"differs by {worst:.2e} of the largest output, in {share:.2%} of them")
 
 
 def check_dynamic(case):
@@ -194,7 +200,7 @@ def check_weights(case):
 
 
 CHECKS = {
-    "float": check_float, "ort": check_fused, "ort_signed": check_fused, "ties": check_fused,
+    "float": check_float, "ort": check_fused, "ort_signed": check_fused, "engine": check_fused, "ties": check_fused,
     "ties_signed": check_fused, "trt": check_tensor_rt, "dynamic": check_dynamic, "int8_weights": check_weights,
     "int4_weights": check_weights,
 }
@@ -208,9 +214,9 @@ for case in CASES:
 print("networks:", dict(COUNTS))
 print("equal integer outputs:", {k: f"{v:,}" for k, v in VALUES.items()})
 print("largest relative difference:", {k: f"{v:.1e}" for k, v in WORST.items()})
-for kinds in (("ort", "ties"), ("ort_signed", "ties_signed")):
-    if sum(VALUES[kind] for kind in kinds) < 1_000_000:
-        FAILED.append(f"only {sum(VALUES[kind] for kind in kinds):,} values compared for {kinds}")
+for kind in ("ort", "ort_signed", "engine", "ties", "ties_signed"):
+    if VALUES[kind] < 1_000_000:
+        FAILED.append(f"only {VALUES[kind]:,} values compared of {kind}")
 for line in FAILED:
     print("FAILED", line)
 sys.exit(bool(FAILED))

@@ -1,6 +1,6 @@
 """Networks as PyTorch's two exporters, skl2onnx and ONNX Runtime's quantizer write them, for `interop_onnx read`.
 
-    make_networks.py DIR [PART..]        parts: pytorch, sklearn, quantized
+    make_networks.py DIR [PART..]        parts: pytorch, halves, sklearn, quantized
 """
 import json, pathlib, sys, warnings
 import numpy as np
@@ -69,9 +69,7 @@ def export(network, x, name, dynamo, **options):
     else:
         torch.onnx.export(network, (x,), path, dynamo=False, input_names=["x"], output_names=["y"],
                           dynamic_axes={"x": {0: "n"}, "y": {0: "n"}}, **options)
-    clips = any(isinstance(m, nn.Hardtanh) for m in network.modules())  # ReLU6 too: read as sums of two ReLUs
-    put(name, x.numpy(), source="torch", **({"close": 3e-6} if clips else {}))
-
+    put(name, x.numpy(), source="torch")
 
 
 def pytorch():
@@ -92,6 +90,26 @@ def pytorch():
     sequence = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
     export(sequence, torch.randn(32, 5, 6), "legacy.sequence", False)
     export(sequence, torch.randn(32, 5, 6), "dynamo.sequence", True)
+
+
+def halves():
+    """Weights of 16 bits, cast where they are used."""
+    for i, kind in enumerate([onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16] * 2):
+        torch.manual_seed(70 + i)
+        network = nn.Sequential(nn.Linear(9, 14), nn.ReLU(), nn.Linear(14, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+        x, name = torch.randn(32, 9), f"halves.{i}"
+        export(network, x, name, False)
+        model = onnx.load(FOLDER / f"{name}.onnx")
+        weights = list(model.graph.initializer)
+        del model.graph.initializer[:]
+        for at, weight in enumerate(weights):
+            half = torch.from_numpy(onnx.numpy_helper.to_array(weight).copy())
+            half = half.to(torch.float16 if kind == onnx.TensorProto.FLOAT16 else torch.bfloat16)
+            raw = half.view(torch.int16).numpy().astype("<i2").tobytes()
+            model.graph.initializer.append(onnx.helper.make_tensor(f"{weight.name}.half", kind, weight.dims, raw, raw=True))
+            cast = onnx.helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=onnx.TensorProto.FLOAT)
+            model.graph.node.insert(at, cast)
+        onnx.save(model, FOLDER / f"{name}.onnx")
 
 
 def sklearn():
@@ -138,12 +156,12 @@ def quantized():
         quantize_static(str(source), str(FOLDER / f"{name}.onnx"), Data("x", x.numpy()), QuantFormat.QDQ,
                         per_channel=i % 4 < 2, activation_type=kind, weight_type=QuantType.QInt8)
         put(name, x.numpy(), source="onnxruntime", integers=True)
-        put_copy = f"ort_quantized_as_floats.{i}"
-        (FOLDER / f"{put_copy}.onnx").write_bytes((FOLDER / f"{name}.onnx").read_bytes())
-        put(put_copy, x.numpy(), source="onnxruntime", close=0.1)
+        copy = f"ort_quantized_as_floats.{i}"
+        (FOLDER / f"{copy}.onnx").write_bytes((FOLDER / f"{name}.onnx").read_bytes())
+        put(copy, x.numpy(), source="onnxruntime", close=0.1)
 
 
-PARTS = {"pytorch": pytorch, "sklearn": sklearn, "quantized": quantized}
+PARTS = {"pytorch": pytorch, "halves": halves, "sklearn": sklearn, "quantized": quantized}
 for part in sys.argv[2:] or PARTS:
     PARTS[part]()
 (FOLDER / "cases.json").write_text(json.dumps(CASES, indent=1))

@@ -11,10 +11,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use trimnet::engine::{
-    Calibrator, CodeParams, IntegerBias, QuantizedLayer, QuantizedLinear, QuantizedMlp, Target,
+    Calibrator, CodeParams, Config, Engine, Format, IntegerBias, QuantizedLayer, QuantizedLinear,
+    QuantizedMlp, Target,
 };
 use trimnet::io::onnx::{BatchNorms, ExternalData, OnnxExporter, OnnxImporter, OnnxModel, Tail, WeightCodes};
-use trimnet::ndarray::{Array1, Array2};
+use trimnet::ndarray::{Array1, Array2, s};
 use trimnet::nn::{Mlp, MlpBuilder};
 use trimnet::rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
@@ -69,13 +70,14 @@ fn write(folder: &Path) -> Done {
 
 /// A hidden layer's bend, by number.
 fn bend(builder: MlpBuilder, which: usize) -> MlpBuilder {
-    match which % 7 {
+    match which % 8 {
         0 => builder.relu(),
         1 => builder.leaky_relu(0.1),
         2 => builder.elu(0.7),
         3 => builder.tanh(),
         4 => builder.sigmoid(),
         5 => builder.gelu(),
+        6 => builder.clip(-0.3, 0.8),
         _ => builder.activation(trimnet::nn::Activation::GeluTanh),
     }
 }
@@ -94,7 +96,11 @@ fn network(seed: u64, relu: bool) -> trimnet::Result<(Mlp<f32>, Xoshiro256PlusPl
             1 if !relu => builder.layer_norm(),
             _ => builder,
         };
-        builder = if relu { builder.relu() } else { bend(builder, which + hidden) };
+        builder = match (relu, (which + hidden) % 3) {
+            (true, 0) => builder.clip(0.0, 1.5),
+            (true, _) => builder.relu(),
+            (false, _) => bend(builder, which + hidden),
+        };
         if hidden == 0 && which.is_multiple_of(3) {
             builder = builder.dropout(0.25);
         }
@@ -127,9 +133,24 @@ fn floats(writer: &mut Writer<'_>) -> Done {
     Ok(())
 }
 
+/// Enough for a million outputs of each kind.
+const ROWS: usize = 10_000;
+
+/// Outputs of the engine, the first of which are those of the definition.
+fn engine_of(network: &QuantizedMlp, x: &Array2<f32>) -> Result<Array2<f32>, Box<dyn Error>> {
+    let y = Engine::from_quantized(network)?.predict(x.view())?;
+    let first = network.predict(x.slice(s![..x.nrows().min(200), ..]))?;
+    let differ = first.iter().zip(&y).filter(|(a, b)| a != b).count();
+    if differ > 0 {
+        return Err(format!("{differ} outputs of the engine differ from the definition").into());
+    }
+    Ok(y)
+}
+
 fn integers(writer: &mut Writer<'_>) -> Done {
     for seed in 0..24 {
-        let (mlp, mut rng) = network(seed, seed % 4 != 3)?;
+        let exact = seed % 4 != 3;
+        let (mlp, mut rng) = network(seed, exact)?;
         let data = random(&mut rng, 500, mlp.inputs());
         for (kind, calibrator, target) in [
             ("ort", Calibrator::new(Target::OnnxRuntime), Target::OnnxRuntime),
@@ -143,10 +164,17 @@ fn integers(writer: &mut Writer<'_>) -> Done {
             let integers = calibrator.quantize(&mlp, data.view())?;
             let opset = [17, 20, 21, 23][seed as usize % 4];
             let model = OnnxExporter::new().with_opset(opset)?.quantized(&integers, target)?;
-            let x = random(&mut rng, 200, mlp.inputs());
-            let y = integers.predict(x.view())?;
-            let exact = seed % 4 != 3;
+            let x = random(&mut rng, ROWS, mlp.inputs());
+            let y = engine_of(&integers, &x)?;
             writer.put(kind, &model, &x, &y, json!({"exact": exact, "opset": opset}))?;
+        }
+        // What the engine builds by itself.
+        for format in [Format::Int8, Format::Int4] {
+            let engine = Engine::build(&mlp, &Config::new(format).with_calibration(data.view()))?;
+            let model = OnnxExporter::new().quantized(&engine.to_quantized()?, Target::OnnxRuntime)?;
+            let x = random(&mut rng, ROWS, mlp.inputs());
+            let y = engine.predict(x.view())?;
+            writer.put("engine", &model, &x, &y, json!({"exact": exact, "opset": 17}))?;
         }
     }
     Ok(())
@@ -185,7 +213,7 @@ fn ties(writer: &mut Writer<'_>) -> Done {
             // Every second input lies half-way between two codes.
             let x =
                 Array2::from_shape_simple_fn((rows, inputs), || rng.random_range(-120..120) as f32 * 0.125);
-            let y = network.predict(x.view())?;
+            let y = engine_of(&network, &x)?;
             let model = OnnxExporter::new().quantized(&network, Target::OnnxRuntime)?;
             let kind = if signed { "ties_signed" } else { "ties" };
             writer.put(kind, &model, &x, &y, json!({"scale": input.scale()}))?;
@@ -237,7 +265,7 @@ fn run(folder: &Path, name: &str, case: &Value) -> Result<Value, Box<dyn Error>>
     let exporter = OnnxExporter::new().with_opset(20)?.with_batch_norms(BatchNorms::Keep);
     let (y, back, tail) = if case["integers"].as_bool() == Some(true) {
         let imported = importer.read_quantized(&path)?;
-        let y = imported.network.predict(of_width(imported.network.inputs())?.view())?;
+        let y = engine_of(&imported.network, &of_width(imported.network.inputs())?)?;
         let exporter = exporter.with_tail(imported.tail);
         (y, exporter.quantized(&imported.network, Target::OnnxRuntime)?, imported.tail)
     } else {

@@ -51,13 +51,14 @@ fn network(seed: usize) -> trimnet::Result<(Mlp<f32>, Xoshiro256PlusPlus)> {
             1 => builder.layer_norm(),
             _ => builder,
         };
-        builder = match (seed + hidden) % 7 {
+        builder = match (seed + hidden) % 8 {
             0 => builder.relu(),
             1 => builder.leaky_relu(0.1),
             2 => builder.elu(0.7),
             3 => builder.tanh(),
             4 => builder.sigmoid(),
             5 => builder.gelu(),
+            6 => builder.clip(0.0, 6.0),
             _ => builder.activation(Activation::GeluTanh),
         };
         if hidden == 0 && seed.is_multiple_of(3) {

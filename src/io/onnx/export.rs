@@ -5,7 +5,7 @@
 //! | linear | `Gemm` (`transB = 1`: the weight stays `[out, in]`); without bias also `Gemm` |
 //! | batch norm | `BatchNormalization`, or nothing where it is folded |
 //! | layer norm | `LayerNormalization` |
-//! | activations | `Relu`, `LeakyRelu`, `Elu`, `Tanh`, `Sigmoid`, `Gelu` (before operator set 20: its formula) |
+//! | activations | `Relu`, `LeakyRelu`, `Elu`, `Tanh`, `Sigmoid`, `Clip`, `Gelu` (before operator set 20: its formula) |
 //! | dropout, noise | nothing |
 
 use std::f32::consts::{FRAC_2_PI, SQRT_2};
@@ -145,6 +145,10 @@ fn put_activation(graph: &mut Builder, activation: Activation, x: &str) -> Strin
         Activation::Relu => graph.node("Relu", &[x], Vec::new()),
         Activation::LeakyRelu(slope) => graph.node("LeakyRelu", &[x], vec![float("alpha", slope as f32)]),
         Activation::Elu(alpha) => graph.node("Elu", &[x], vec![float("alpha", alpha as f32)]),
+        Activation::Clip { min, max } => {
+            let (min, max) = (graph.scalar("min", min as f32), graph.scalar("max", max as f32));
+            graph.node("Clip", &[x, &min, &max], Vec::new())
+        }
         Activation::Tanh => graph.node("Tanh", &[x], Vec::new()),
         Activation::Sigmoid => graph.node("Sigmoid", &[x], Vec::new()),
         Activation::Gelu if graph.opset() >= 20 => graph.node("Gelu", &[x], Vec::new()),

@@ -31,11 +31,14 @@ pub(crate) enum Kind {
     Tensors = 4,
     /// A network that runs, in numbers or integers.
     Engine = 6,
+    /// What turns one network into another.
+    Delta = 8,
 }
 
 impl Kind {
     fn of_id(id: u64) -> Option<Self> {
-        [Self::Note, Self::Network, Self::Tensors, Self::Engine].into_iter().find(|&kind| kind as u64 == id)
+        const ALL: [Kind; 5] = [Kind::Note, Kind::Network, Kind::Tensors, Kind::Engine, Kind::Delta];
+        ALL.into_iter().find(|&kind| kind as u64 == id)
     }
 }
 

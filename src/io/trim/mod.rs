@@ -4,7 +4,8 @@
 //! `docs/format.md` specifies it byte by byte. Bottom to top: `wire` (numbers and cursors), `range_coder`,
 //! `model` (probabilities that learn), `mask_model` and `symbol_model` (what predicts what), `floats`
 //! (lists of numbers), `mapping` (numbers as symbols), `layout` (symbols as bytes), `encoding` (one tensor),
-//! `search` (the smallest of its encodings), `container` (the file), `named` and `network` (what is in it).
+//! `search` (the smallest of its encodings), `container` (the file), `named`, `network` and `engine` (what is in it), `delta` (how two
+//! networks differ).
 
 mod wire;
 mod range_coder;
@@ -21,6 +22,7 @@ mod container;
 mod named;
 mod network;
 mod engine;
+mod delta;
 mod report;
 
 #[cfg(feature = "safetensors")]
@@ -28,6 +30,7 @@ pub(crate) use container::{named, read_file};
 #[cfg(feature = "safetensors")]
 pub(crate) use wire::malformed;
 
+pub use delta::{apply, diff};
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
 pub use layout::Layout;
 pub use mapping::Mapping;

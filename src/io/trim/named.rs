@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::container::{Kind, named, only, read_file, read_sections, write_sections};
-use super::encoding::{encode, take_tensor};
+use super::encoding::{Taken, encode, take_tensor};
 use super::search::EncodeOptions;
 use super::tensor::{Limits, TensorData};
 use super::wire::{Cursor, malformed, put_bytes, put_varint};
@@ -30,6 +30,11 @@ pub fn tensors_to_bytes(tensors: &[(&str, &TensorData)], options: &EncodeOptions
 /// # Errors
 /// [`Error::Format`](crate::Error::Format) for anything else, and for tensors beyond `limits`.
 pub fn tensors_from_bytes(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, TensorData)>> {
+    Ok(read_tensors(bytes, limits)?.into_iter().map(|(name, taken)| (name, taken.tensor)).collect())
+}
+
+/// The tensors and where their bytes are.
+pub(super) fn read_tensors(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, Taken)>> {
     let mut cursor = Cursor::new(only(&read_sections(bytes)?, Kind::Tensors)?);
     let mut budget = limits.budget(bytes.len());
     let count = cursor.size()?;
@@ -37,7 +42,7 @@ pub fn tensors_from_bytes(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, 
     for _ in 0..count {
         let name =
             std::str::from_utf8(cursor.bytes()?).map_err(|e| malformed(format!("a tensor's name: {e}")))?;
-        tensors.push((name.to_string(), take_tensor(&mut cursor, &mut budget)?.tensor));
+        tensors.push((name.to_string(), take_tensor(&mut cursor, &mut budget)?));
     }
     cursor.finish("the last tensor")?;
     Ok(tensors)

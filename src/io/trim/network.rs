@@ -9,7 +9,7 @@
 //!   norm      eps, [momentum], varint batches, gamma, beta, running mean, running variance
 //! 3 layer     eps, gamma, beta
 //!   norm
-//! 4 activation  flags: which; slope of leaky relu, alpha of elu
+//! 4 activation  flags: which; slope of leaky relu, alpha of elu, bounds of clip
 //! 5 dropout   p
 //! 6 noise     deviation
 //! ```
@@ -230,7 +230,7 @@ fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, options: &EncodeO
 }
 
 /// The momentum that a convention comes with.
-fn usual_momentum(convention: BnConvention) -> Result<Option<f64>> {
+pub(super) fn usual_momentum(convention: BnConvention) -> Result<Option<f64>> {
     Ok(BatchNorm::<f32>::new(1)?.with_convention(convention).momentum())
 }
 
@@ -254,19 +254,18 @@ fn put_batch_norm<F: Float>(out: &mut Vec<u8>, norm: &BatchNorm<F>, options: &En
 }
 
 pub(super) fn put_activation(out: &mut Vec<u8>, activation: Activation) {
-    let (id, setting) = match activation {
-        Activation::Relu => (0, None),
-        Activation::LeakyRelu(slope) => (1, Some(slope)),
-        Activation::Elu(alpha) => (2, Some(alpha)),
-        Activation::Tanh => (3, None),
-        Activation::Sigmoid => (4, None),
-        Activation::Gelu => (5, None),
-        Activation::GeluTanh => (6, None),
+    let (id, settings) = match activation {
+        Activation::Relu => (0, vec![]),
+        Activation::LeakyRelu(slope) => (1, vec![slope]),
+        Activation::Elu(alpha) => (2, vec![alpha]),
+        Activation::Tanh => (3, vec![]),
+        Activation::Sigmoid => (4, vec![]),
+        Activation::Gelu => (5, vec![]),
+        Activation::GeluTanh => (6, vec![]),
+        Activation::Clip { min, max } => (7, vec![min, max]),
     };
     out.push(tag(ACTIVATION, id));
-    if let Some(setting) = setting {
-        put_number(out, setting);
-    }
+    settings.into_iter().for_each(|setting| put_number(out, setting));
 }
 
 /// Reads layers in order; `width` is what the next one takes in.
@@ -387,6 +386,7 @@ impl Reader<'_> {
             4 => Activation::Sigmoid,
             5 => Activation::Gelu,
             6 => Activation::GeluTanh,
+            7 => Activation::Clip { min: self.number()?, max: self.number()? },
             _ => return Err(malformed(format!("activation {id} is unknown to this version"))),
         })
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::container::{Kind, read_sections};
 use super::encoding::{Encoding, Taken, TensorBytes};
 use super::engine::read_recipe;
+use super::named::read_tensors;
 use super::network::read_network;
 use super::tensor::{Limits, Values};
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct TensorReport {
-    /// Index of the layer and role, as in `0.weight`.
+    /// Index of the layer and role, as in `0.weight`; the name of a named tensor.
     pub name: String,
     /// The lengths of the axes.
     pub shape: Vec<usize>,
@@ -73,8 +74,8 @@ impl TrimReport {
     /// Reads a file for its report.
     ///
     /// # Errors
-    /// As [`Mlp::from_bytes`](crate::nn::Mlp::from_bytes) or [`Engine::from_bytes`](crate::engine::Engine::from_bytes),
-    /// whichever the file holds, except that either element type will do.
+    /// As [`Mlp::from_bytes`](crate::nn::Mlp::from_bytes), [`Engine::from_bytes`](crate::engine::Engine::from_bytes) or
+    /// [`tensors_from_bytes`](super::tensors_from_bytes), whichever the file holds, except that either element type will do.
     pub fn of_bytes(bytes: &[u8]) -> Result<Self> {
         let sections = read_sections(bytes)?;
         if sections.iter().any(|(kind, _)| *kind == Kind::Engine) {
@@ -82,6 +83,11 @@ impl TrimReport {
                 Err(Error::Unsupported { .. }) => read_recipe::<f64>(bytes, &Limits::default())?.1,
                 other => other?.1,
             });
+        }
+        if sections.iter().any(|(kind, _)| *kind == Kind::Tensors) {
+            let tensors = read_tensors(bytes, &Limits::default())?;
+            let report = |(name, taken): (String, Taken)| TensorReport::new(name, &taken);
+            return Ok(Self::new(bytes.len(), tensors.into_iter().map(report).collect()));
         }
         Ok(read_network::<f64>(bytes, &Limits::default())?.1)
     }

@@ -1,6 +1,6 @@
 //! Layers that are one node: norms, activations with settings, dropout, the rounding to codes.
 
-use ndarray::{Array1, Array2};
+use ndarray::Array1;
 
 use super::Operator;
 use crate::engine::CodeParams;
@@ -9,7 +9,7 @@ use crate::float::Float;
 use crate::io::onnx::Tail;
 use crate::io::onnx::flow::{Flow, Kind, Value};
 use crate::io::onnx::tensor::Numbers;
-use crate::nn::{Activation, Layer, Linear};
+use crate::nn::{Activation, Layer};
 use crate::normalize::{BatchNorm, BnConvention, LayerNorm};
 use crate::regularize::Dropout;
 
@@ -100,55 +100,16 @@ impl<F: Float> Operator<'_, '_, '_, F> {
         };
         let low = bound(self, 1, "min", f64::NEG_INFINITY)?;
         let high = bound(self, 2, "max", f64::INFINITY)?;
-        let unbounded = |bound: f64| bound.abs() >= f64::from(f32::MAX);
-        match (low, high) {
-            (low, high) if unbounded(low) && unbounded(high) => self.same(),
-            (0.0, high) if unbounded(high) => self.activation(Activation::Relu),
-            _ => self.clip_by_relus(low, high),
-        }
-    }
-
-    /// Two linear layers of a column each around ReLUs: `clip(x) = low + relu(x - low) - relu(x - high)`.
-    pub(super) fn clip_by_relus(&mut self, low: f64, high: f64) -> Result<Value> {
-        let node = self.node;
-        if low.is_nan() || high.is_nan() || low > high {
+        // What exporters write for no bound: infinity, or the largest number.
+        let most = f64::from(f32::MAX);
+        if low.is_nan() || high.is_nan() || low > high || low >= most || high <= -most {
             return Err(node.malformed(format!("bounds {low} and {high}")));
         }
-        let at = self.step(0)?;
-        self.reader.steps.not_after_tail(node, at)?;
-        let width = self.reader.steps.width(at);
-        let width = width.ok_or_else(|| node.unsupported("the number of features is not known here"))?;
-        let lower = (low > f64::from(f32::MIN)).then_some(low);
-        let upper = (high < f64::from(f32::MAX)).then_some(high);
-        // high - relu(high - x) where only the upper bound exists
-        let terms: Vec<(f64, f64, f64)> = match (lower, upper) {
-            (Some(low), Some(high)) => vec![(1.0, -low, 1.0), (1.0, -high, -1.0)],
-            (Some(low), None) => vec![(1.0, -low, 1.0)],
-            (None, Some(high)) => vec![(-1.0, high, -1.0)],
-            (None, None) => return self.same(),
-        };
-        let shift = lower.or(upper).unwrap_or(0.0);
-        let hidden = terms.len().saturating_mul(width);
-        let size = hidden.checked_mul(width).and_then(|n| n.checked_mul(2 * F::BYTES));
-        let size = size.ok_or_else(|| node.malformed(format!("a clip of {width} features")))?;
-        self.reader.steps.spend(node, size)?;
-        let mut spread = Array2::zeros((hidden, width));
-        let mut gather = Array2::zeros((width, hidden));
-        let mut bias = Array1::zeros(hidden);
-        for (term, &(sign, offset, weight)) in terms.iter().enumerate() {
-            for i in 0..width {
-                spread[[term * width + i, i]] = F::of(sign);
-                gather[[i, term * width + i]] = F::of(weight);
-                bias[term * width + i] = F::of(offset);
-            }
+        match (low.max(-most), high.min(most)) {
+            (low, high) if low == -most && high == most => self.same(),
+            (0.0, high) if high == most => self.activation(Activation::Relu),
+            (min, max) => self.activation(Activation::Clip { min, max }),
         }
-        let fail = |error| node.malformed(error);
-        let first = Linear::new(spread, Some(bias)).map_err(fail)?;
-        let second = Linear::new(gather, Some(Array1::from_elem(width, F::of(shift)))).map_err(fail)?;
-        let plain = |linear| Kind::Linear { linear, weight: None, bias: None };
-        let at = self.reader.steps.push(at, plain(first), Some(hidden));
-        let at = self.reader.steps.layer(node, at, Layer::Activation(Activation::Relu))?;
-        Ok(Value::Flow(Flow::of(self.reader.steps.push(at, plain(second), Some(width)))))
     }
 
     pub(super) fn tail(&mut self, tail: Tail) -> Result<Value> {
