@@ -26,9 +26,11 @@ mod peers {
     pub mod check;
     pub mod data;
     pub mod engine;
+    pub mod gemm;
     pub mod softmax;
     pub mod kmeans;
     pub mod layers;
+    pub mod limits;
     pub mod prune;
     pub mod quantize;
     pub mod sparse;
@@ -46,6 +48,7 @@ use regex::Regex;
 fn registry() -> Vec<Case> {
     let families = [
         peers::engine::cases(),
+        peers::gemm::cases(),
         peers::sparse::cases(),
         peers::prune::cases(),
         peers::quantize::cases(),
@@ -53,6 +56,7 @@ fn registry() -> Vec<Case> {
         peers::softmax::cases(),
         peers::kmeans::cases(),
         peers::train::cases(),
+        peers::limits::cases(),
     ];
     families.into_iter().flatten().collect()
 }

@@ -13,14 +13,15 @@ use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
+use crate::nn::frozen::Frozen;
 use crate::nn::loss::mse;
 use crate::nn::{Adam, Batch, Dataset, Grads, Layer, Mlp, Optimizer, Workspace};
 
 /// Where the teacher's side of a comparison comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Source<'t, F: Float> {
-    /// A network, asked batch by batch: the outputs of a layer, or of the last one.
-    Live(&'t Mlp<F>, Option<usize>),
+    /// A network, asked batch by batch.
+    Live(Frozen<'t, F>),
     /// What it said about every row of the data set.
     Cached(Array2<F>),
 }
@@ -29,9 +30,9 @@ impl<F: Float> Source<'_, F> {
     /// Refuses a source that does not fit the data, and returns its width.
     pub(super) fn check(&self, data: &Dataset<F>) -> Result<usize> {
         match self {
-            Self::Live(teacher, layer) => {
+            Self::Live(teacher) => {
                 check_shape("inputs of the teacher", &[teacher.inputs()], &[data.features()])?;
-                layer.map_or(Ok(teacher.outputs()), |layer| width(teacher, layer))
+                teacher.outputs()
             }
             Self::Cached(values) => {
                 let width = values.ncols();
@@ -45,8 +46,7 @@ impl<F: Float> Source<'_, F> {
     /// The teacher's side for the rows of this batch.
     pub(super) fn of(&self, batch: &Batch<'_, F>, workspace: &mut Workspace<F>) -> Result<Array2<F>> {
         match self {
-            Self::Live(teacher, None) => teacher.predict_with(batch.inputs, workspace),
-            Self::Live(teacher, Some(layer)) => teacher.hidden(batch.inputs, *layer),
+            Self::Live(teacher) => teacher.predict_with(batch.inputs, workspace),
             Self::Cached(values) => match batch.rows.iter().find(|&&row| row >= values.nrows()) {
                 Some(&row) => Err(Error::OutOfRange {
                     name: "row",
@@ -90,8 +90,7 @@ impl<'t, F: Float> Hint<'t, F> {
     /// # Errors
     /// [`Error::OutOfRange`] unless `weight` is finite and not negative, or if the teacher has no such layer.
     pub fn live(layer: usize, teacher: &'t Mlp<F>, teacher_layer: usize, weight: f64) -> Result<Self> {
-        width(teacher, teacher_layer)?;
-        Self::new(layer, Source::Live(teacher, Some(teacher_layer)), weight)
+        Self::new(layer, Source::Live(Frozen::new(teacher, Some(teacher_layer))?), weight)
     }
 
     /// Compares with what the teacher's layer gave for every row of the data set `[rows, width]`, as

@@ -14,6 +14,7 @@ use super::hint::{Hint, Source};
 use super::loss::{KdLoss, KdWeights};
 use crate::error::Result;
 use crate::float::{Float, check_shape};
+use crate::nn::frozen::Frozen;
 use crate::nn::loss::{cross_entropy, mse};
 use crate::nn::{
     Batch, CrossEntropy, Dataset, Evaluated, HiddenGrads, MeanSquaredError, Mlp, Objective, TargetsView,
@@ -76,7 +77,7 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// # Errors
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
     pub fn live(teacher: &'t Mlp<F>, compare: impl Into<Compare>) -> Result<Self> {
-        Self::new(Source::Live(teacher, None), compare.into())
+        Self::new(Source::Live(Frozen::new(teacher, None)?), compare.into())
     }
 
     /// Uses what a teacher of any kind said about each row of the data set, `[rows, outputs]`: each row is computed once

@@ -8,8 +8,6 @@ use super::real::Real;
 /// Where zeros are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skip {
-    /// Nowhere.
-    Nothing,
     /// In the tiles of packed rows.
     Rows,
     /// In the panels, as they are packed.

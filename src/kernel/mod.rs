@@ -20,6 +20,7 @@ mod pool;
 mod real;
 mod scalar;
 mod sparse;
+mod stream;
 mod tail;
 mod tiles;
 mod weights;
@@ -43,5 +44,6 @@ pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,
 };
+pub(crate) use stream::{Fill, write as write_stream};
 pub use tail::{Fused, Tail};
 pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

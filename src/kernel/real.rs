@@ -13,7 +13,7 @@
 //! Weights are packed in panels of 32 columns, `[panel][k][32]`, zero padded. A tile of the result
 //! stays in registers over all of `k`.
 //!
-//! [`affine`] leaves out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
+//! [`multiply`] and [`affine`] leave out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
 //! at which a panel of `b` is. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum
 //! that would be NaN is not.
 
@@ -25,7 +25,7 @@ use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
 use super::panels::{PackedReal, Step, pack_panel};
 use super::scalar;
-use super::tail::{Fused, padded, store};
+use super::tail::{Fused, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
@@ -64,6 +64,17 @@ pub trait Real:
     #[doc(hidden)]
     fn round_small(self) -> i32;
 
+    /// Appends those of `x`, or of their magnitudes, in the closed interval `between` to `inside`, in order; returns how
+    /// many are below it, and how many of the last of `x` are left to the caller.
+    #[doc(hidden)]
+    fn collect_between(
+        isa: Isa,
+        x: &[Self],
+        magnitude: bool,
+        between: (Self, Self),
+        inside: &mut Vec<Self>,
+    ) -> (usize, usize);
+
     /// Rows of the register tile.
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
@@ -82,7 +93,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -103,6 +114,23 @@ macro_rules! real {
                 // of the sum are the integer.
                 let round: Self = $round;
                 (self + round).to_bits().wrapping_sub(round.to_bits()) as i32
+            }
+
+            fn collect_between(
+                isa: Isa,
+                x: &[Self],
+                magnitude: bool,
+                between: (Self, Self),
+                inside: &mut Vec<Self>,
+            ) -> (usize, usize) {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) => cpu.$between(x, magnitude, between, inside),
+                    _ => {
+                        let _ = (magnitude, between, inside);
+                        (0, x.len())
+                    }
+                }
             }
 
             fn tile_rows(isa: Isa) -> usize {
@@ -132,8 +160,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, avx2: 6, avx512: 7);
+real!(f32, 12_582_912.0, run_f32, between_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, avx2: 6, avx512: 7);
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
 #[derive(Clone, Debug)]
@@ -192,7 +220,7 @@ pub fn multiply<F: Real>(
     let add = bias.map_or(Add::Nothing, |bias| Add::Bias(&bias[(panels.start * PANEL).min(outputs)..]));
     let steps = Steps::Packed(&weights.steps[panels.start * weights.inputs..panels.end * weights.inputs]);
     let ScratchReal { rows, live, sums, .. } = scratch;
-    blocks(isa, x, steps, add, activation, y, Skip::Nothing, rows, live, sums);
+    blocks(isa, x, steps, add, activation, y, Skip::Rows, rows, live, sums);
 }
 
 /// `y = activation(x * w^T + bias)` for weights `[outputs, inputs]` that are not packed, of any strides.
@@ -282,8 +310,9 @@ fn blocks<F: Real>(
     sums: &mut Sums<F>,
 ) {
     let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
-    // At least 128 rows, so that the panels that `product` packs for each block pay.
-    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(128).next_multiple_of(tile_rows);
+    // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
+    let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
+    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * depth), F::default());
@@ -367,30 +396,29 @@ impl<F: Real> Job<'_, '_, F> {
             for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
                 let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
                 let live = match self.skip {
-                    Skip::Nothing => None,
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
                 tile(rows.len(), used, a, steps, live, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
-                    let mut values = *sums;
-                    if matches!(self.add, Add::Result) {
-                        for (value, &y) in values.iter_mut().zip(y.iter()) {
-                            *value = y + *value;
-                        }
-                    } else {
-                        for (value, &bias) in values.iter_mut().zip(&bias) {
-                            *value = *value + bias;
-                        }
+                    let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
+                    match <&mut [F; PANEL]>::try_from(&mut *y) {
+                        Ok(whole) => leave(whole, sums, &bias, result, relu),
+                        Err(_) => leave(y, sums, &bias, result, relu),
                     }
-                    if self.activation == Fused::Relu {
-                        values = values.map(|x| if x < F::default() { F::default() } else { x });
-                    }
-                    store(y, &values);
                 }
             }
         }
+    }
+}
+
+/// Adds the bias, or what is there already, and applies the activation.
+#[inline(always)]
+fn leave<F: Real>(y: &mut [F], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
+    for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+        let value = if result { *y + sum } else { sum + bias };
+        *y = if relu && value < F::default() { F::default() } else { value };
     }
 }
 

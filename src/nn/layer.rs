@@ -9,10 +9,13 @@ use super::linear::Linear;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
-use crate::kernel::{Fused, Work, with};
-use crate::normalize::{BatchNorm, LayerNorm};
-use crate::regularize::{Dropout, GaussianNoise};
+use crate::kernel::{Fused, PackedReal, Work, with};
+use crate::normalize::{BatchNorm, BatchStatistics, LayerNorm};
+use crate::regularize::{Dropout, DropoutCache, GaussianNoise};
 use crate::traits::{Normalizer, Regularizer};
+
+/// What an element of batch norm or dropout costs, in multiply-adds of a product.
+const ELEMENT: usize = 16;
 
 /// One layer of an [`Mlp`](super::Mlp), batch `[n, features]` in, batch out.
 #[non_exhaustive]
@@ -75,16 +78,17 @@ impl<F: Float> Layer<F> {
         }
     }
 
-    /// Inference; a relu that `rides` on this linear layer is done too.
+    /// Inference, of a linear layer perhaps with its weight packed; a relu that `rides` on it is done too.
     pub(super) fn infer<'x>(
         &self,
         x: Flow<'x, F>,
+        packed: Option<&PackedReal<F>>,
         rides: bool,
         workspace: &mut Workspace<F>,
     ) -> Result<Flow<'x, F>> {
         Ok(Flow::Owned(match self {
             Self::Linear(linear) => {
-                let y = linear.apply_with(x.view(), fused(rides), workspace)?;
+                let y = linear.apply_with(x.view(), packed, fused(rides), workspace)?;
                 x.recycle(workspace);
                 y
             }
@@ -106,7 +110,7 @@ impl<F: Float> Layer<F> {
         workspace: &mut Workspace<F>,
     ) -> Result<(Array2<F>, LayerCache<F>)> {
         if let Self::Linear(linear) = self {
-            let y = linear.apply_with(x.view(), fused(rides), workspace)?;
+            let y = linear.apply_with(x.view(), None, fused(rides), workspace)?;
             let kept = match x {
                 Flow::Input(_) => None,
                 Flow::Owned(x) => Some(x),
@@ -118,8 +122,10 @@ impl<F: Float> Layer<F> {
             // Returned above.
             Self::Linear(_) => (x, LayerCache::Linear(None)),
             Self::BatchNorm(norm) => {
-                let (y, cache) = norm.normalize_batch(x)?;
-                (y, LayerCache::BatchNorm(cache))
+                let mut y = workspace.array(x.nrows(), x.ncols());
+                let pool = workspace.pool(ELEMENT * x.len());
+                let batch = norm.normalize_batch_into(x.view(), y.view_mut(), &pool)?;
+                (y, LayerCache::BatchNorm(x, batch))
             }
             Self::LayerNorm(norm) => {
                 let (y, cache) = norm.normalize_batch(x)?;
@@ -135,8 +141,11 @@ impl<F: Float> Layer<F> {
                 (y, LayerCache::Activation(cache))
             }
             Self::Dropout(dropout) => {
-                let (y, cache) = dropout.perturb(x, rng);
-                (y, LayerCache::Dropout(cache))
+                let (mut y, mut mask) = (workspace.array(x.nrows(), x.ncols()), workspace.take_mask());
+                let pool = workspace.pool(ELEMENT * x.len());
+                dropout.perturb_into(x.view(), y.view_mut(), &mut mask, rng, &pool)?;
+                workspace.recycle(x);
+                (y, LayerCache::Dropout(mask))
             }
             Self::GaussianNoise(noise) => {
                 let (y, cache) = noise.perturb(x, rng);
@@ -180,8 +189,12 @@ impl<F: Float> Layer<F> {
                 }
                 (Some(dy), LayerGrads::None)
             }
-            (Self::BatchNorm(norm), LayerCache::BatchNorm(cache)) => {
-                let (dx, grads) = norm.backward(cache, dy);
+            (Self::BatchNorm(norm), LayerCache::BatchNorm(x, batch)) => {
+                let mut dx = workspace.array(x.nrows(), x.ncols());
+                let pool = workspace.pool(ELEMENT * x.len());
+                let grads = norm.backward_into(&batch, x.view(), dy.view(), dx.view_mut(), &pool)?;
+                workspace.recycle(x);
+                workspace.recycle(dy);
                 (Some(dx), LayerGrads::Affine(grads))
             }
             (Self::LayerNorm(norm), LayerCache::LayerNorm(cache)) => {
@@ -191,8 +204,13 @@ impl<F: Float> Layer<F> {
             (Self::Activation(activation), LayerCache::Activation(cache)) => {
                 (Some(activation.backward(cache, dy)?), LayerGrads::None)
             }
-            (Self::Dropout(dropout), LayerCache::Dropout(cache)) => {
-                (Some(dropout.backward(cache, dy)), LayerGrads::None)
+            (Self::Dropout(_), LayerCache::Dropout(mask)) => {
+                let mut dx = workspace.array(dy.nrows(), dy.ncols());
+                let pool = workspace.pool(ELEMENT * dy.len());
+                mask.backward_into(dy.view(), dx.view_mut(), &pool)?;
+                workspace.recycle(dy);
+                workspace.give_mask(mask);
+                (Some(dx), LayerGrads::None)
             }
             (Self::GaussianNoise(noise), LayerCache::GaussianNoise(cache)) => {
                 (Some(noise.backward(cache, dy)), LayerGrads::None)
@@ -275,9 +293,10 @@ pub(super) enum LayerCache<F: Float> {
     Linear(Option<Array2<F>>),
     /// The output of a relu; `None` for what goes into the linear layer after it.
     Relu(Option<Array2<F>>),
-    BatchNorm(<BatchNorm<F> as Normalizer<F>>::Cache),
+    /// Its input, and what it was normalized with.
+    BatchNorm(Array2<F>, BatchStatistics<F>),
     LayerNorm(<LayerNorm<F> as Normalizer<F>>::Cache),
     Activation(ActivationCache<F>),
-    Dropout(<Dropout as Regularizer<F>>::Cache),
+    Dropout(DropoutCache),
     GaussianNoise(<GaussianNoise as Regularizer<F>>::Cache),
 }

@@ -13,7 +13,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Ix2};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape, elements, elements_mut};
-use crate::kernel::{Fused, Work, with};
+use crate::kernel::{Fused, Matrix, PackedReal, Work, with};
 use crate::tensor::Mask;
 
 /// Up to this many rows, dot products row by row beat the blocked matrix product, which packs the weight first.
@@ -156,20 +156,29 @@ impl<F: Float> Linear<F> {
     /// # Errors
     /// [`Error::Shape`] for another number of inputs.
     pub fn apply(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
-        self.apply_with(x, Fused::Identity, &mut Workspace::new())
+        self.apply_with(x, None, Fused::Identity, &mut Workspace::new())
     }
 
-    /// As [`apply`](Self::apply), with an activation on the way.
+    /// The weight as products read it, for [`apply_with`](Self::apply_with).
+    pub(super) fn packed(&self) -> PackedReal<F> {
+        PackedReal::new(Matrix::new(elements(&self.weight), self.outputs(), self.inputs()))
+    }
+
+    /// As [`apply`](Self::apply), with an activation on the way and perhaps the weight [`packed`](Self::packed).
     pub(super) fn apply_with(
         &self,
         x: ArrayView2<'_, F>,
+        packed: Option<&PackedReal<F>>,
         activation: Fused,
         workspace: &mut Workspace<F>,
     ) -> Result<Array2<F>> {
         check_shape("input", x.shape(), &[x.nrows(), self.inputs()])?;
         let bias = self.bias.as_ref().map(|bias| bias.as_slice().unwrap_or_default());
         if x.nrows() > FEW_ROWS {
-            return Ok(workspace.affine(x, &self.weight, bias, activation));
+            return Ok(match packed {
+                Some(packed) => workspace.affine_packed(x, packed, bias, activation),
+                None => workspace.affine(x, &self.weight, bias, activation),
+            });
         }
         let mut y = workspace.array(x.nrows(), self.outputs()); // [n, out]
         let (x, inputs, outputs) = (x.as_standard_layout(), self.inputs(), self.outputs());
@@ -306,25 +315,20 @@ impl<F: Float> Work for Dots<'_, F> {
 /// Running sums enough that neither the latency of an addition nor the order of one sum holds the loop back.
 #[inline(always)]
 fn dot<F: Float>(a: &[F], b: &[F]) -> F {
-    const LANES: usize = 64;
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
+    const LANES: usize = 32;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [F::zero(); LANES];
     for (a, b) in a.iter().zip(b) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
+        // By index over all lanes: what the compiler turns into vectors.
+        for i in 0..LANES {
+            sums[i] += a[i] * b[i];
         }
     }
-    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
-        *sum += a * b;
-    }
-    let mut length = LANES;
-    while length > 1 {
-        length /= 2;
-        let (low, high) = sums.split_at_mut(length);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
-    }
-    sums[0]
+    let rest = a_rest.iter().zip(b_rest).fold(F::zero(), |sum, (&a, &b)| sum + a * b);
+    let sums: [F; 16] = std::array::from_fn(|i| sums[i] + sums[i + 16]);
+    let sums: [F; 8] = std::array::from_fn(|i| sums[i] + sums[i + 8]);
+    let sums: [F; 4] = std::array::from_fn(|i| sums[i] + sums[i + 4]);
+    (sums[0] + sums[2]) + (sums[1] + sums[3]) + rest
 }
 
 /// Adds all rows to the sums of the columns.

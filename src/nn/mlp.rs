@@ -12,6 +12,7 @@ use super::linear::Linear;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
+use crate::kernel::PackedReal;
 use crate::tensor::Mask;
 
 /// A feed-forward network.
@@ -143,7 +144,7 @@ impl<F: Float> Mlp<F> {
     /// # Errors
     /// As [`predict`](Self::predict).
     pub fn predict_with(&self, x: ArrayView2<'_, F>, workspace: &mut Workspace<F>) -> Result<Array2<F>> {
-        self.infer(x, &self.layers, workspace)
+        self.infer(x, &self.layers, &[], workspace)
     }
 
     /// Inference up to and including the layer at `layer`: its output, `[n, width]`.
@@ -152,13 +153,15 @@ impl<F: Float> Mlp<F> {
     /// [`Error::OutOfRange`] if there is no such layer, else as [`predict`](Self::predict).
     pub fn hidden(&self, x: ArrayView2<'_, F>, layer: usize) -> Result<Array2<F>> {
         self.check_layer(layer)?;
-        self.infer(x, &self.layers[..=layer], &mut Workspace::new())
+        self.infer(x, &self.layers[..=layer], &[], &mut Workspace::new())
     }
 
-    fn infer(
+    /// Inference through `layers`, whose weights are `packed` as far as there are any.
+    pub(super) fn infer(
         &self,
         x: ArrayView2<'_, F>,
         mut layers: &[Layer<F>],
+        mut packed: &[Option<PackedReal<F>>],
         workspace: &mut Workspace<F>,
     ) -> Result<Array2<F>> {
         self.check_input(x)?;
@@ -166,8 +169,9 @@ impl<F: Float> Mlp<F> {
         while let [layer, rest @ ..] = layers {
             let relu = matches!(rest, [Layer::Activation(Activation::Relu), ..]);
             let rides = relu && matches!(layer, Layer::Linear(_));
-            flow = layer.infer(flow, rides, workspace)?;
-            layers = if rides { rest.get(1..).unwrap_or_default() } else { rest };
+            flow = layer.infer(flow, packed.first().and_then(Option::as_ref), rides, workspace)?;
+            let done = if rides { 2 } else { 1 };
+            (layers, packed) = (&layers[done..], packed.get(done..).unwrap_or_default());
         }
         Ok(flow.into_owned(workspace))
     }

@@ -10,6 +10,7 @@ pub mod callback;
 pub mod data;
 pub mod fold;
 pub mod gradual;
+pub(crate) mod frozen;
 pub mod grads;
 pub mod history;
 pub mod init;

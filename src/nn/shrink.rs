@@ -141,7 +141,7 @@ fn cut<F: Float>(layers: &mut [Layer<F>], a: usize, b: usize) -> Result<bool> {
     // What a neuron without inputs says: its bias, sent through the layers between as inference does.
     let bias = first.bias().map_or_else(|| Array1::zeros(width), |bias| bias.to_owned());
     let (row, workspace) = (Flow::Owned(bias.insert_axis(ndarray::Axis(0))), &mut Workspace::new()); // [1, width]
-    let row = between.iter().try_fold(row, |x, layer| layer.infer(x, false, workspace))?;
+    let row = between.iter().try_fold(row, |x, layer| layer.infer(x, None, false, workspace))?;
     let constants: Array2<F> = row.into_owned(workspace);
 
     let mut folded: Vec<f64> = match second.bias() {

@@ -12,7 +12,10 @@ use ndarray::{Array1, Array2, ArrayView2};
 use super::backprop::MlpCache;
 use super::grads::{Grads, LayerGrads};
 use crate::float::{Float, elements, elements_mut};
-use crate::kernel::{Fused, Isa, Matrix, MatrixMut, Pool, ScratchReal, Update, affine, product};
+use crate::kernel::{
+    Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, ScratchReal, Update, affine, multiply, product,
+};
+use crate::regularize::DropoutCache;
 
 /// From so many multiply-adds on, about 20 us of one core, two threads pay.
 const PARALLEL: usize = 1 << 20;
@@ -48,6 +51,7 @@ pub struct Workspace<F: Float> {
     spare: Vec<Vec<F>>,
     cache: Option<MlpCache<F>>,
     grads: Vec<LayerGrads<F>>,
+    masks: Vec<DropoutCache>,
 }
 
 impl<F: Float> Default for Workspace<F> {
@@ -80,6 +84,7 @@ impl<F: Float> Workspace<F> {
             spare: Vec::new(),
             cache: None,
             grads: Vec::new(),
+            masks: Vec::new(),
         }
     }
 
@@ -162,6 +167,17 @@ impl<F: Float> Workspace<F> {
         self.grads = layers;
     }
 
+    /// A mask of dropout with the memory of an earlier one.
+    pub(super) fn take_mask(&mut self) -> DropoutCache {
+        self.masks.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_mask(&mut self, mask: DropoutCache) {
+        if self.masks.len() < SPARE {
+            self.masks.push(mask);
+        }
+    }
+
     fn recycle_vector(&mut self, vector: Array1<F>) {
         self.give(vector.into_raw_vec_and_offset().0);
     }
@@ -183,6 +199,25 @@ impl<F: Float> Workspace<F> {
                 let bias = bias.map(|bias| &bias[first..first + count]);
                 let (x, w) = (x.row_range(rows.0, rows.1), w.row_range(first, count));
                 affine(isa, x, w, bias, activation, y, scratch);
+            });
+        });
+        y
+    }
+
+    /// As [`affine`](Self::affine), with the bits of it, for weights that are packed already.
+    pub(super) fn affine_packed(
+        &mut self,
+        x: ArrayView2<'_, F>,
+        weight: &PackedReal<F>,
+        bias: Option<&[F]>,
+        activation: Fused,
+    ) -> Array2<F> {
+        let mut y = self.array(x.nrows(), weight.outputs()); // [n, out]
+        as_matrix(x, |x| {
+            self.divide(&mut y, weight.inputs(), |isa, rows, columns, y, scratch| {
+                let (first, x) = (columns.0 / PANEL, x.row_range(rows.0, rows.1));
+                let panels = first..first + columns.1.div_ceil(PANEL);
+                multiply(isa, x, weight, panels, bias, activation, y, scratch);
             });
         });
         y

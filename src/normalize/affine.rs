@@ -33,6 +33,12 @@ impl<F: Float> Affine<F> {
         Self { gamma: gamma.to_vec(), beta: beta.to_vec() }
     }
 
+    /// `gamma` and `beta`.
+    #[inline(always)]
+    pub(super) fn parts(&self) -> (&[F], &[F]) {
+        (&self.gamma, &self.beta)
+    }
+
     /// `y = x_hat * gamma + beta`, in place, from column `j` on.
     #[inline(always)]
     pub(super) fn run(&self, j: usize, x_hat: &mut [F]) {

@@ -16,7 +16,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMu
 use super::affine::{
     Affine, AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads,
 };
-use super::columns::{self, Moments, each_row};
+use super::columns::{self, Moments, each_row, each_row_into};
 use super::running::{BnConvention, Momentum};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
@@ -272,10 +272,10 @@ impl<F: Float> BatchNorm<F> {
         check_shape("x", x.shape(), &[x.nrows(), self.features()])?;
         check_shape("the place for y", y.shape(), x.shape())?;
         match (x.as_slice(), y.as_slice_mut()) {
-            (Some(x), Some(y)) => self.infer(pool, [x], y, |[x], y| y.copy_from_slice(x)),
+            (Some(x), Some(y)) => self.infer_into(pool, x, y),
             _ => {
                 let mut rows = x.as_standard_layout().into_owned();
-                self.infer(pool, [], elements_mut(&mut rows), |[], _| ());
+                self.infer(pool, elements_mut(&mut rows));
                 y.assign(&rows);
             }
         }
@@ -315,10 +315,8 @@ impl<F: Float> BatchNorm<F> {
         let batch = self.statistics(x, rows, pool)?;
         let affine = Affine::new(&self.gamma, &self.beta);
         let run = |y: &mut [F]| {
-            each_row(pool, features, [x], [y], |j, [x], [y]| {
-                y.copy_from_slice(x);
-                batch.moments.standardize(j, &batch.inverse, y);
-                affine.run(j, y);
+            each_row_into(pool, features, [x], y, |j, [x], y| {
+                batch.moments.normalize(j, &batch.inverse, &affine, x, y);
             });
         };
         match y.as_slice_mut() {
@@ -377,21 +375,30 @@ impl<F: Float> BatchNorm<F> {
         Ok(BatchStatistics { rows, moments, inverse, scale })
     }
 
-    /// `y = (y - running_mean) * scale + beta`, after `load` has brought parts of the input to `y`.
-    fn infer<const N: usize>(
-        &self,
-        pool: &Pool,
-        x: [&[F]; N],
-        y: &mut [F],
-        load: impl Fn([&[F]; N], &mut [F]) + Sync,
-    ) {
-        let scale = self.scale().mapv(F::of).to_vec();
-        let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
-        each_row(pool, self.features(), x, [y], |j, x, [y]| {
-            load(x, y);
-            let settings = running_mean[j..].iter().zip(&scale[j..]).zip(&beta[j..]);
+    /// What inference needs of each column: `running_mean`, `scale` and `beta`.
+    fn inference(&self) -> [Vec<F>; 3] {
+        [self.running_mean.to_vec(), self.scale().mapv(F::of).to_vec(), self.beta.to_vec()]
+    }
+
+    /// `y = (y - running_mean) * scale + beta`.
+    fn infer(&self, pool: &Pool, y: &mut [F]) {
+        let [mean, scale, beta] = self.inference();
+        each_row(pool, self.features(), [], [y], |j, [], [y]| {
+            let settings = mean[j..].iter().zip(&scale[j..]).zip(&beta[j..]);
             for (y, ((&mean, &scale), &beta)) in y.iter_mut().zip(settings) {
                 *y = (*y - mean) * scale + beta;
+            }
+        });
+    }
+
+    /// As [`infer`](Self::infer), from `x` to `y`.
+    fn infer_into(&self, pool: &Pool, x: &[F], y: &mut [F]) {
+        let [mean, scale, beta] = self.inference();
+        each_row_into(pool, self.features(), [x], y, |j, [x], y| {
+            let n = y.len();
+            let (x, mean, scale, beta) = (&x[..n], &mean[j..][..n], &scale[j..][..n], &beta[j..][..n]);
+            for i in 0..n {
+                y[i] = (x[i] - mean[i]) * scale[i] + beta[i];
             }
         });
     }
@@ -406,7 +413,7 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
         check_width("x", &x, self.features())?;
         let mut y = into_rows(x);
         let pool = Pool::for_elements(y.len());
-        self.infer(&pool, [], elements_mut(&mut y), |[], _| ());
+        self.infer(&pool, elements_mut(&mut y));
         Ok(y)
     }
 

@@ -11,16 +11,15 @@
 
 use std::marker::PhantomData;
 
+use super::affine::Affine;
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Work, with, write_stream};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Rows that are read side by side, so that sums and parameters stay in the nearest cache.
-const SIDE: usize = 8;
-/// Columns of one thread.
-const COLUMNS: usize = 1024;
+/// Columns are divided among threads by so many.
+const COLUMNS: usize = 64;
 
 /// Mean and spread of each column of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +72,17 @@ impl<F: Float> Moments<F> {
         let statistics = self.first[j..].iter().zip(&self.offset[j..]).zip(&inverse[j..]);
         for (x, ((&first, &offset), &inverse)) in x.iter_mut().zip(statistics) {
             *x = ((*x - first) - offset) * inverse;
+        }
+    }
+
+    /// `y = (x - mean) * inverse * gamma + beta`, for some columns from column `j` on.
+    #[inline(always)]
+    pub(super) fn normalize(&self, j: usize, inverse: &[F], affine: &Affine<F>, x: &[F], y: &mut [F]) {
+        let (n, (gamma, beta)) = (y.len(), affine.parts());
+        let (x, first, offset) = (&x[..n], &self.first[j..][..n], &self.offset[j..][..n]);
+        let (inverse, gamma, beta) = (&inverse[j..][..n], &gamma[j..][..n], &beta[j..][..n]);
+        for i in 0..n {
+            y[i] = ((x[i] - first[i]) - offset[i]) * inverse[i] * gamma[i] + beta[i];
         }
     }
 }
@@ -152,7 +162,7 @@ fn column_sums<F: Float>(
 ) -> (Vec<f64>, Vec<f64>) {
     let (mut sums, mut others) = (vec![0.0; width], vec![0.0; width]);
     let (isa, rows) = (Isa::best(), elements.checked_div(width).unwrap_or(0));
-    let part = if pool.threads() == 1 { width.max(1) } else { COLUMNS };
+    let part = width.div_ceil(pool.threads()).next_multiple_of(COLUMNS).max(COLUMNS);
     let parts = sums.chunks_mut(part).zip(others.chunks_mut(part)).enumerate();
     pool.each(parts, |(i, (sums, others))| {
         let element = PhantomData::<F>;
@@ -181,15 +191,8 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
         let (mut a, mut b) = (vec![F::zero(); columns], vec![F::zero(); columns]);
         for start in (0..self.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.rows);
-            for row in (start..end).step_by(SIDE) {
-                for j in (0..columns).step_by(TILE) {
-                    let tile = j..columns.min(j + TILE);
-                    let (a, b) = (&mut a[tile.clone()], &mut b[tile]);
-                    for row in row..end.min(row + SIDE) {
-                        let column = self.first + j;
-                        self.terms.add(row * self.width + column, column, a, b);
-                    }
-                }
+            for row in start..end {
+                self.terms.add(row * self.width + self.first, self.first, &mut a, &mut b);
             }
             flush(&mut a, self.sums);
             flush(&mut b, self.others);
@@ -255,19 +258,23 @@ pub(super) fn backward_from<F: Float>(
     let width = scale.len();
     let sums = column_sums(pool, dy.len(), width, &Standardized { dy, x, moments, inverse });
     let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
-    each_row(pool, width, [x, dy], [dx], |j, [x, dy], [dx]| {
-        let mut x_hat = [F::zero(); TILE];
-        let x_hat = &mut x_hat[..x.len()];
-        x_hat.copy_from_slice(x);
-        moments.standardize(j, inverse, x_hat);
-        dx.copy_from_slice(dy);
-        backward.run(j, x_hat, dx);
+    let Backward { dy_mean, dy_x_mean, .. } = &backward;
+    let Moments { first, offset, .. } = moments;
+    each_row_into(pool, width, [x, dy], dx, |j, [x, dy], dx| {
+        let n = dx.len();
+        let (x, dy, dy_mean, dy_x_mean) = (&x[..n], &dy[..n], &dy_mean[j..][..n], &dy_x_mean[j..][..n]);
+        let (first, offset, inverse) = (&first[j..][..n], &offset[j..][..n], &inverse[j..][..n]);
+        let scale = &scale[j..][..n];
+        for i in 0..n {
+            let x_hat = ((x[i] - first[i]) - offset[i]) * inverse[i];
+            dx[i] = (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i];
+        }
     });
     sums
 }
 
-/// Columns whose parameters stay in the nearest cache while several rows use them.
-pub(super) const TILE: usize = 512;
+/// Most columns of one call.
+const TILE: usize = 1024;
 
 /// Calls `f(j, inputs, outputs)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
@@ -279,7 +286,7 @@ pub(super) fn each_row<F: Float, const N: usize, const M: usize>(
     f: impl Fn(usize, [&[F]; N], [&mut [F]; M]) + Sync,
 ) {
     let elements = outputs.first().map_or(0, |out| out.len());
-    let part = (PART / width.max(1)).max(1) * width.max(1);
+    let part = whole_rows(width);
     let mut outputs = outputs.map(|out| out.chunks_mut(part));
     let isa = Isa::best();
     let jobs = (0..elements.div_ceil(part)).map(|i| {
@@ -287,6 +294,48 @@ pub(super) fn each_row<F: Float, const N: usize, const M: usize>(
         (inputs, outputs.each_mut().map(|out| out.next().unwrap_or_default()))
     });
     pool.each(jobs, |(inputs, outputs)| with(isa, Rows { width, inputs, outputs, f: &f }));
+}
+
+/// As [`each_row`] for one output that is only written, past the caches if it is large.
+pub(super) fn each_row_into<F: Float, const N: usize>(
+    pool: &Pool,
+    width: usize,
+    inputs: [&[F]; N],
+    out: &mut [F],
+    f: impl Fn(usize, [&[F]; N], &mut [F]) + Sync,
+) {
+    let (isa, elements, part) = (Isa::best(), out.len(), whole_rows(width));
+    pool.each(out.chunks_mut(part).enumerate(), |(i, out)| {
+        let inputs = inputs.map(|x| &x[i * part..][..out.len()]);
+        write_stream(isa, elements, out, &mut FillRows { width, column: 0, inputs, f: &f });
+    });
+}
+
+/// Elements of one job: about [`PART`].
+fn whole_rows(width: usize) -> usize {
+    (PART / width.max(1)).max(1) * width.max(1)
+}
+
+struct FillRows<'a, 'f, F, G, const N: usize> {
+    width: usize,
+    /// That of the next element.
+    column: usize,
+    inputs: [&'a [F]; N],
+    f: &'f G,
+}
+
+impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Fill<F> for FillRows<'_, '_, F, G, N> {
+    #[inline(always)]
+    fn fill(&mut self, at: usize, out: &mut [F]) {
+        let mut done = 0;
+        while done < out.len() {
+            let part = done..out.len().min(done + self.width - self.column);
+            let inputs = self.inputs.map(|x| &x[at + part.start..at + part.end]);
+            (self.f)(self.column, inputs, &mut out[part.clone()]);
+            self.column = (self.column + part.len()) % self.width;
+            done = part.end;
+        }
+    }
 }
 
 struct Rows<'a, 'f, F, G, const N: usize, const M: usize> {
@@ -306,13 +355,11 @@ where
     fn run(self) {
         let Self { width, inputs, mut outputs, f } = self;
         let rows = outputs.first().map_or(0, |out| out.len()).checked_div(width).unwrap_or(0);
-        for top in (0..rows).step_by(SIDE) {
+        for row in 0..rows {
             for j in (0..width).step_by(TILE) {
-                for row in top..rows.min(top + SIDE) {
-                    let part = row * width + j..row * width + width.min(j + TILE);
-                    let inputs = inputs.map(|x| &x[part.clone()]);
-                    f(j, inputs, outputs.each_mut().map(|out| &mut out[part.clone()]));
-                }
+                let part = row * width + j..row * width + width.min(j + TILE);
+                let inputs = inputs.map(|x| &x[part.clone()]);
+                f(j, inputs, outputs.each_mut().map(|out| &mut out[part.clone()]));
             }
         }
     }

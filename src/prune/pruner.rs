@@ -195,9 +195,9 @@ impl<F: Float, D: Dimension> Compressor<F, D> for MagnitudePruner {
 fn write<F: Float>(pool: &Pool, cut: Option<Cut<F>>, x: &[F], out: &mut [F]) -> PruneReport {
     // Nothing is smaller than a magnitude of 0.
     let mut cut = cut.unwrap_or(Cut { value: F::zero(), ties: 0 });
-    let (isa, dropped, nan) = (Isa::best(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (isa, whole, dropped, nan) = (Isa::best(), x.len(), AtomicUsize::new(0), AtomicUsize::new(0));
     pool.each(x.chunks(PART).zip(out.chunks_mut(PART)), |(x, out)| {
-        let (gone, unknown) = cut.write(isa, x, Key::Magnitude, out);
+        let (gone, unknown) = cut.write(isa, whole, x, Key::Magnitude, out);
         dropped.fetch_add(gone, Ordering::Relaxed);
         nan.fetch_add(unknown, Ordering::Relaxed);
     });

@@ -12,7 +12,7 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Work, with, write_stream};
 
 /// What of a number is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +74,24 @@ impl<F: Float> Cut<F> {
         self.drop_ties(scores, key, keep, |keep| !std::mem::take(keep));
     }
 
-    /// `out = x` without what the cut drops. Returns how many it drops but for counted ties, and how many are NaN.
-    pub(super) fn write(&self, isa: Isa, x: &[F], key: Key, out: &mut [F]) -> (usize, usize) {
-        let value = self.value;
+    /// `out = x` without what the cut drops, part of `whole` elements. Returns how many it drops but for counted ties, and
+    /// how many are NaN.
+    pub(super) fn write(&self, isa: Isa, whole: usize, x: &[F], key: Key, out: &mut [F]) -> (usize, usize) {
+        fn run<F: Float, P: Fn(F) -> bool>(
+            (isa, whole, out): (Isa, usize, &mut [F]),
+            (x, key): (&[F], Key),
+            drops: P,
+        ) -> (usize, usize) {
+            let mut write = Write { x, key, drops, dropped: 0, nan: 0 };
+            write_stream(isa, whole, out, &mut write);
+            (write.dropped, write.nan)
+        }
+
+        let (value, to, from) = (self.value, (isa, whole, out), (x, key));
         match self.ties {
-            _ if value.is_nan() => with(isa, Write { x, out, key, drops: |x: F| !x.is_nan() }),
-            usize::MAX => with(isa, Write { x, out, key, drops: |x| x <= value }),
-            _ => with(isa, Write { x, out, key, drops: |x| x < value }),
+            _ if value.is_nan() => run(to, from, |x: F| !x.is_nan()),
+            usize::MAX => run(to, from, |x| x <= value),
+            _ => run(to, from, |x| x < value),
         }
     }
 
@@ -136,30 +147,24 @@ impl<F: Float, P: Fn(F) -> bool> Work for Mark<'_, F, P> {
 /// `out = x`, or 0 where it is dropped; counts those, and NaN.
 struct Write<'a, F, P> {
     x: &'a [F],
-    out: &'a mut [F],
     key: Key,
     drops: P,
+    dropped: usize,
+    nan: usize,
 }
 
-impl<F: Float, P: Fn(F) -> bool> Work for Write<'_, F, P> {
-    type Output = (usize, usize);
-
+impl<F: Float, P: Fn(F) -> bool> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
-    fn run(self) -> (usize, usize) {
-        let Self { x, out, key, drops } = self;
-        let (mut dropped, mut nan) = (0, 0);
-        for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
-            let (mut gone, mut unknown) = (0u32, 0u32);
-            for (&x, out) in x.iter().zip(out) {
-                let drop = drops(key.of(x));
-                *out = if drop { F::zero() } else { x };
-                gone += u32::from(drop);
-                unknown += u32::from(x.is_nan());
-            }
-            dropped += gone as usize;
-            nan += unknown as usize;
+    fn fill(&mut self, at: usize, out: &mut [F]) {
+        let (mut gone, mut unknown) = (0u32, 0u32);
+        for (&x, out) in self.x[at..].iter().zip(out) {
+            let drop = (self.drops)(self.key.of(x));
+            *out = if drop { F::zero() } else { x };
+            gone += u32::from(drop);
+            unknown += u32::from(x.is_nan());
         }
-        (dropped, nan)
+        self.dropped += gone as usize;
+        self.nan += unknown as usize;
     }
 }
 
@@ -183,7 +188,15 @@ pub(super) fn nth<F: Float>(
     let bracket = if n >= 4 * SAMPLE { bracket(pool, key, n, i) } else { None };
     if let Some((lo, hi)) = bracket {
         let below = collect(threads, pool, key, lo, hi, scratch);
-        if let Some(found) = i.checked_sub(below).and_then(|i| select(scratch, i)) {
+        // What was collected is ranked the same way while there is much of it: each round leaves some hundredths.
+        let found = i.checked_sub(below).filter(|&i| i < scratch.len()).and_then(|i| {
+            if scratch.len() < n / 4 {
+                nth(&Pool::single(), &[&std::mem::take(scratch)], Key::Value, i, scratch)
+            } else {
+                select(scratch, i)
+            }
+        });
+        if let Some(found) = found {
             return Some(Found { below: below + found.below, ..found });
         }
     }
@@ -257,15 +270,21 @@ fn collect<F: Float>(threads: &Pool, pool: &[&[F]], key: Key, lo: F, hi: F, insi
     let isa = Isa::best();
     inside.clear();
     if threads.threads() == 1 {
-        return pool.iter().map(|&x| with(isa, Collect { x, key, lo, hi, inside: &mut *inside })).sum();
+        return pool.iter().map(|&x| collect_part(isa, x, key, (lo, hi), inside)).sum();
     }
     let parts: Vec<&[F]> = pool.iter().flat_map(|part| part.chunks(PART)).collect();
     let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len()];
     threads.each(found.iter_mut().zip(parts), |((below, inside), x)| {
-        *below = with(isa, Collect { x, key, lo, hi, inside });
+        *below = collect_part(isa, x, key, (lo, hi), inside);
     });
     found.iter().for_each(|(_, part)| inside.extend_from_slice(part));
     found.iter().map(|(below, _)| below).sum()
+}
+
+/// By the kernel of the instruction set as far as there is one, and by the definition from there on.
+fn collect_part<F: Float>(isa: Isa, x: &[F], key: Key, (lo, hi): (F, F), inside: &mut Vec<F>) -> usize {
+    let (below, left) = F::collect_between(isa, x, key == Key::Magnitude, (lo, hi), inside);
+    below + with(isa, Collect { x: &x[x.len() - left..], key, lo, hi, inside })
 }
 
 /// Appends the numbers between `lo` and `hi` to `inside`, and counts those below.

@@ -10,7 +10,7 @@ use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Ix2};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::Pool;
+use crate::kernel::{Fill, Isa, Pool, write_stream};
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
@@ -169,13 +169,26 @@ impl<F: Float, D: Dimension> Pruner<F, D> for StructuredPruner {
             let (keep, report) =
                 self.selection.select(ArrayView::from(&scores).insert_axis(Axis(0)), None)?;
             let rows = x.chunks(columns).zip(out.chunks_mut(columns));
-            pool.each(rows.zip(keep.keep()), |((x, out), &keep)| match keep {
-                true => out.copy_from_slice(x),
-                false => out.fill(F::zero()),
+            let isa = Isa::best();
+            pool.each(rows.zip(keep.keep()), |((x, out), &keep)| {
+                write_stream(isa, weights.len(), out, &mut Row(keep.then_some(x)));
             });
             return Ok(PruneReport { weights: x.len(), zeros: report.dropped * columns, ..report });
         }
         masked_into(self.mask(weights.view(), None)?, weights, out)
+    }
+}
+
+/// A row that stays, or zeros.
+struct Row<'a, F>(Option<&'a [F]>);
+
+impl<F: Float> Fill<F> for Row<'_, F> {
+    #[inline(always)]
+    fn fill(&mut self, at: usize, out: &mut [F]) {
+        match self.0 {
+            Some(x) => out.copy_from_slice(&x[at..at + out.len()]),
+            None => out.fill(F::zero()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Code, Isa, Pool, Work, with};
+use crate::kernel::{Code, Fill, Isa, Pool, write_stream};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::round::{self, Params};
@@ -76,8 +76,9 @@ impl Scheme {
         pool: &Pool,
     ) -> Result<()> {
         self.transform(params, codes, x, |layout, codes, x| {
+            let whole = x.len();
             layout.each_part(pool, codes, x, |scales, _, codes, x| {
-                round::dequantize(Params::of(&params[scales]), codes, x);
+                round::dequantize(Params::of(&params[scales]), whole, codes, x);
             });
         })
     }
@@ -96,9 +97,10 @@ impl Scheme {
     ) -> Result<()> {
         let (isa, divide) = (Isa::best(), self.rounding() == Rounding::HalfEvenDivide);
         self.transform(params, x, y, |layout, x, y| {
+            let whole = y.len();
             layout.each_part(pool, x, y, |scales, _, x, y| {
                 let (qmin, qmax, params) = (self.qmin(), self.qmax(), Params::of(&params[scales]));
-                with(isa, Fake { qmin, qmax, divide, params, x, y });
+                write_stream(isa, whole, y, &mut Fake { qmin, qmax, divide, params, x });
             });
         })
     }
@@ -134,15 +136,13 @@ struct Fake<'a, F> {
     divide: bool,
     params: Params<'a, F>,
     x: &'a [F],
-    y: &'a mut [F],
 }
 
-impl<F: Float> Work for Fake<'_, F> {
-    type Output = ();
-
+impl<F: Float> Fill<F> for Fake<'_, F> {
     #[inline(always)]
-    fn run(self) {
-        let Self { qmin, qmax, divide, params, x, y } = self;
+    fn fill(&mut self, at: usize, y: &mut [F]) {
+        let Self { qmin, qmax, divide, params, x } = *self;
+        let x = &x[at..];
         // What is done to one number, and the bounds of its steps from 0.
         let fake = |x: F, params: QuantParams<F>, low: F, high: F| {
             let steps = if divide { x / params.scale } else { x * params.scale.recip() };
@@ -157,7 +157,7 @@ impl<F: Float> Work for Fake<'_, F> {
                 y.iter_mut().zip(x).for_each(|(y, &x)| *y = fake(x, params, low, high));
             }
             Params::Each(params) => {
-                for ((y, &x), &params) in y.iter_mut().zip(x).zip(params) {
+                for ((y, &x), &params) in y.iter_mut().zip(x).zip(&params[at..]) {
                     *y = fake(x, params, bound(qmin, params), bound(qmax, params));
                 }
             }

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Isa, Work, with};
+use crate::kernel::{Fill, Isa, Work, with, write_stream};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
@@ -103,34 +103,34 @@ impl<F: Float, C: Code> Work for Quantize<'_, F, C> {
     }
 }
 
-/// The numbers that `codes` stand for.
-pub(crate) fn dequantize<F: Float, C: crate::kernel::Code>(params: Params<'_, F>, codes: &[C], x: &mut [F]) {
-    with(Isa::best(), Dequantize { params, codes, x });
+/// The numbers that `codes` stand for, part of `whole` numbers.
+pub(crate) fn dequantize<F: Float, C: crate::kernel::Code>(
+    params: Params<'_, F>,
+    whole: usize,
+    codes: &[C],
+    x: &mut [F],
+) {
+    write_stream(Isa::best(), whole, x, &mut Dequantize { params, codes });
 }
 
 struct Dequantize<'a, F, C> {
     params: Params<'a, F>,
     codes: &'a [C],
-    x: &'a mut [F],
 }
 
-impl<F: Float, C: crate::kernel::Code> Work for Dequantize<'_, F, C> {
-    type Output = ();
-
+impl<F: Float, C: crate::kernel::Code> Fill<F> for Dequantize<'_, F, C> {
     #[inline(always)]
-    fn run(self) {
-        let Self { params, codes, x } = self;
+    fn fill(&mut self, at: usize, x: &mut [F]) {
+        let codes = &self.codes[at..];
         // The zero point is a code, so that the difference fits.
         let number = |code: C, params: QuantParams<F>| {
             F::of_int(code.as_i32().wrapping_sub(params.zero_point)) * params.scale
         };
-        match params {
+        match self.params {
             Params::One(params) => x.iter_mut().zip(codes).for_each(|(x, &code)| *x = number(code, params)),
             Params::Each(params) => {
-                x.iter_mut()
-                    .zip(codes)
-                    .zip(params)
-                    .for_each(|((x, &code), &params)| *x = number(code, params));
+                let codes = codes.iter().zip(&params[at..]);
+                x.iter_mut().zip(codes).for_each(|(x, (&code, &params))| *x = number(code, params));
             }
         }
     }

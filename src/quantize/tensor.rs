@@ -51,6 +51,9 @@ pub struct QuantizedTensor<F, D> {
     zero_points: Vec<i32>,
 }
 
+/// New memory is in the caches already: the system has just cleared it.
+const FRESH: usize = 0;
+
 impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
     /// Quantizes `x` with parameters in the order of [`scales`](Self::scales). Infinities saturate; NaN becomes the
     /// lowest code.
@@ -205,8 +208,8 @@ impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
             layout.each_part(pool, self.codes.bytes(), out, |scales, _, codes, out| {
                 let params = Params::of(&params[scales]);
                 match signed {
-                    true => round::dequantize(params, as_signed(codes), out),
-                    false => round::dequantize(params, codes, out),
+                    true => round::dequantize(params, FRESH, as_signed(codes), out),
+                    false => round::dequantize(params, FRESH, codes, out),
                 }
             });
             return;

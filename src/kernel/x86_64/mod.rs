@@ -5,11 +5,15 @@
 
 use crate::kernel::elementwise::Work;
 
+mod between;
 mod int8;
 mod pack;
 mod real;
+mod row;
 mod sparse;
 mod sparse_codes;
+mod stream;
+mod tail;
 mod two_of_four;
 
 /// Proof that this processor has AVX2 and FMA.
@@ -22,7 +26,7 @@ impl Avx2 {
     }
 }
 
-/// Proof that this processor has AVX-512 F, BW, DQ, VL and VNNI, and AVX2 and FMA as well.
+/// Proof that this processor has AVX-512 F, BW, DQ, VL and VNNI, and AVX2, FMA and POPCNT as well.
 ///
 /// Functions for it carry
 /// `#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]`.
@@ -36,7 +40,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni"))
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("popcnt"))
         .then_some(Self(()))
     }
 }

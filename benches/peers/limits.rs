@@ -1,0 +1,68 @@
+//! `limit.*`: what the machine gives, for the share of it that the others reach. Not in the contract.
+
+use std::hint::black_box;
+
+use ndarray::Array2;
+use trimnet::kernel::{
+    Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, min_max, multiply,
+};
+
+use super::case::{Call, Case, Context};
+use super::data;
+
+const N: usize = 4096;
+/// Products of one thread in one call.
+const PRODUCTS: usize = 1000;
+
+/// `limit.read` and `limit.copy` of 64 MB; `limit.product`: on each thread 1000 products 14 x 128 x 32.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("limit.read", read),
+        Case::new("limit.copy", copy),
+        Case::new("limit.product.f32", |context| product(context, |x| x)).smoke(),
+        Case::new("limit.product.f64", |context| product(context, f64::from)),
+    ]
+}
+
+fn read(context: &Context) -> Result<Call, String> {
+    let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
+    Ok(Box::new(move || {
+        pool.run(N / 16, |i| {
+            black_box(min_max(Isa::best(), &x[i * 16 * N..(i + 1) * 16 * N]));
+        });
+    }))
+}
+
+fn copy(context: &Context) -> Result<Call, String> {
+    let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
+    let mut y = Array2::<f32>::ones((N, N)).into_raw_vec_and_offset().0;
+    Ok(Box::new(move || {
+        pool.run_rows(MatrixMut::new(&mut y, N, N), 16, |i, mut y| {
+            for row in 0..y.rows() {
+                y.row_mut(row).copy_from_slice(&x[(i * 16 + row) * N..][..N]);
+            }
+        });
+        black_box(&mut y);
+    }))
+}
+
+fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result<Call, String> {
+    // Deep enough that the tile is what takes the time, and small enough for the nearest cache.
+    const ROWS: usize = 14;
+    const DEPTH: usize = 128;
+    const COLUMNS: usize = 32;
+    let numbers = |n: usize, seed| data::normal(n, seed, 1.0).into_iter().map(of).collect::<Vec<F>>();
+    let (x, w) = (numbers(ROWS * DEPTH, 1), numbers(COLUMNS * DEPTH, 2));
+    let weights = PackedReal::new(Matrix::new(&w, COLUMNS, DEPTH));
+    let (pool, threads) = (Pool::new(context.threads), context.threads);
+    Ok(Box::new(move || {
+        pool.run(threads, |_| {
+            let (mut y, mut scratch) = ([F::default(); ROWS * COLUMNS], ScratchReal::default());
+            for _ in 0..PRODUCTS {
+                let (x, to) = (Matrix::new(&x, ROWS, DEPTH), MatrixMut::new(&mut y, ROWS, COLUMNS));
+                multiply(Isa::best(), x, &weights, 0..1, None, Fused::Identity, to, &mut scratch);
+            }
+            black_box(&mut y);
+        });
+    }))
+}

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Writes docs/benchmarks.md: trimnet and its Python peers, side by side. Run it from the crate's root.
+
+    benches/table.py PEERS                  measures everything, by PEERS/compare, and writes the tables
+    benches/table.py PEERS --json FILE      takes what `compare --json FILE` measured; several files go together
+
+The share of the limit is the time that the machine needs at least, moving the bytes or doing the products that the work
+cannot do without, divided by the time that was measured. What the machine gives is measured as well (`limit.*` of the bench)."""
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+OUT = Path("docs/benchmarks.md")
+# Bytes that one unit of work reads and writes at least: of the element type, and others.
+BYTES = {r"^prune\.magnitude": (3, 0), r"^prune\.rows": (2.5, 0), r"^prune": (2, 0), r"^quantize": (1, 1), r"^dequantize": (1, 1),
+         r"^fakequant": (2, 0), r"^observe": (1, 0), r"^batchnorm\.train": (3, 0), r"^batchnorm\.backward": (5, 0),
+         r"^(batchnorm|layernorm)": (2, 0), r"^dropout": (2, 0.125), r"^kmeans": (2, 1)}
+
+
+def products(widths):
+    return sum(a * b for a, b in zip(widths, widths[1:]))
+
+
+def widths(text):
+    return [int(width) for width in text.split("-")]
+
+
+def multiply_adds(case):
+    """Of one unit of work, or None."""
+    if found := re.search(r"^engine\.f(?:32|64)\.([\d-]+)\.b", case):
+        return products(widths(found[1]))
+    if re.search(r"^gemm\.f", case):
+        return 1
+    if found := re.search(r"^train\.\w+\.([\d-]+)", case):
+        w = widths(found[1])
+        return 3 * products(w) - w[0] * w[1]
+    if found := re.search(r"^distill\.([\d-]+)\.([\d-]+)", case):
+        student = widths(found[2])
+        return products(widths(found[1])) + 3 * products(student) - student[0] * student[1]
+    return None
+
+
+def limit_us(row, limits):
+    """The least time of a row by what the machine gives, or None."""
+    size, t = (8 if ".f64" in row["case"] else 4), row["threads"]
+    if (each := multiply_adds(row["case"])) is not None:
+        return each * row["work"] / limits[t][f"f{8 * size}"]
+    for pattern, (elements, others) in BYTES.items():
+        if re.search(pattern, row["case"]):
+            way = "read" if row["case"].startswith("observe") else "copy"
+            return (elements * size + others) * row["work"] / limits[t][way]
+    return None
+
+
+def limits(threads):
+    """Bytes and multiply-adds per microsecond for each number of threads."""
+    command = ["cargo", "bench", "--quiet", "--bench", "peers", "--", "--json", "--filter", "^limit", "--threads"]
+    found = {}
+    for t in threads:
+        lines = subprocess.run([*command, str(t)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+        us = {line["case"]: line["min_us"] for line in map(json.loads, (line for line in lines if line.startswith("{")))}
+        each = t * 1000 * 14 * 128 * 32
+        found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
+                    "f32": each / us["limit.product.f32"], "f64": each / us["limit.product.f64"]}
+    return found
+
+
+def time(us):
+    if us is None:
+        return "-"
+    return f"{us / 1e3:,.0f} ms" if us >= 1e5 else f"{us / 1e3:,.2f} ms" if us >= 1e3 else f"{us:,.1f} us"
+
+
+def row_text(row, limits):
+    least = limit_us(row, limits)
+    ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    share = "-" if least is None or row["trimnet_us"] is None else f"{100 * least / row['trimnet_us']:.0f} %"
+    reached = {None: "-", True: "yes", False: "**no**"}[row["reached"]]
+    return (f"| `{row['case']}` | {row['threads']} | {time(row['trimnet_us'])} | {row['peer'] or '-'} | {time(row['peer_us'])} | {ratio} "
+            f"| {row['goal']:g} | {reached} | {share} |")
+
+
+def processor():
+    try:
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        return names[0] if names else "unknown processor"
+    except OSError:
+        return "unknown processor"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peers", type=Path, help="the folder with `compare`")
+    parser.add_argument("--json", type=Path, nargs="+", help="what `compare` wrote, instead of measuring")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", default="5")
+    args = parser.parse_args()
+    files = args.json
+    command = f"compare --threads {args.threads} --rounds {args.rounds} --json FILE"
+    with tempfile.TemporaryDirectory() as folder:
+        if not files:
+            files = [Path(folder) / "all.json"]
+            subprocess.run([args.peers / "compare", "--threads", args.threads, "--rounds", args.rounds, "--json", files[0]], check=True)
+        parts = [json.loads(file.read_text()) for file in files]
+    rows = list({(row["case"], row["threads"]): row for part in parts for row in part["rows"]}.values())
+    if not rows:
+        sys.exit("nothing was measured")
+    found = limits(sorted({row["threads"] for row in rows}))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True).stdout.strip()
+    versions = sorted({f"{peer.split()[0]} {version}" for row in rows for peer, version in row["versions"].items()})
+    compared = [row for row in rows if row["ratio"] is not None]
+    text = [
+        "# Benchmarks", "",
+        "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
+        "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below.", "",
+        f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
+        f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; commit {commit}; plain build, no `target-cpu`",
+        f"- command: `{command}`",
+        f"- peers: {', '.join(versions)}",
+        f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
+        "| threads | read | copy, read + write | f32 products | f64 products |", "|---|---|---|---|---|",
+    ]
+    for t, got in found.items():
+        text.append(f"| {t} | {got['read'] / 1e3:.1f} GB/s | {got['copy'] / 1e3:.1f} GB/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
+                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s |")
+    text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
+    families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
+    for family in families:
+        text += ["", f"## {family}", "", "| case | threads | trimnet | fastest peer | its time | ratio | goal | reached | share of the limit |",
+                 "|---|---|---|---|---|---|---|---|---|"]
+        text += [row_text(row, found) for row in rows if row["case"].split(".")[0] == family]
+    OUT.write_text("\n".join(text) + "\n")
+    print(f"{OUT}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+//! Results too large for the caches, written past them.
+//!
+//! An ordinary store reads the line that it writes to. A large result that nobody reads soon costs a third of the traffic
+//! less without that; a small one is better left where the next reader finds it.
+
+use super::elementwise::{Work, with};
+use super::isa::Isa;
+use super::real::Real;
+
+/// Results of so many bytes are not found in a cache by whoever reads them next.
+const LARGE: usize = 8 << 20;
+
+/// Numbers between two writes: so few that reading and writing alternate, which suits memory better than long stretches
+/// of either.
+const CHUNK: usize = 256;
+
+/// Bytes of a line.
+const ALIGN: usize = 64;
+
+/// Memory that begins with a line.
+#[repr(C, align(64))]
+struct Line<F>([F; CHUNK + ALIGN]);
+
+/// Makes a result part by part, in order.
+pub(crate) trait Fill<F> {
+    /// Writes the elements `at..at + out.len()`; has to be `#[inline(always)]`.
+    fn fill(&mut self, at: usize, out: &mut [F]);
+}
+
+/// Fills `out`, part of a result of `whole` elements, with what `fill` makes.
+pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: &mut T) {
+    struct Write<'a, F, T> {
+        isa: Isa,
+        large: bool,
+        out: &'a mut [F],
+        fill: &'a mut T,
+    }
+
+    impl<F: Real, T: Fill<F>> Work for Write<'_, F, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            let Self { isa, large, out, fill } = self;
+            if !large {
+                return fill.fill(0, out);
+            }
+            let mut memory = Line([F::default(); CHUNK + ALIGN]);
+            // As far from the beginning of a line as the result: then whole lines are whole lines in both.
+            let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
+            for (i, out) in out.chunks_mut(CHUNK).enumerate() {
+                let chunk = &mut memory.0[shift..][..out.len()];
+                fill.fill(i * CHUNK, chunk);
+                past_caches(isa, chunk, out);
+            }
+            finish();
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    let large = matches!(isa, Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
+    #[cfg(not(target_arch = "x86_64"))]
+    let large = false;
+    with(isa, Write { isa, large, out, fill });
+}
+
+/// Copies; with AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`finish`].
+#[inline(always)]
+fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512(cpu) = isa {
+        use std::arch::x86_64::__m512i;
+
+        // SAFETY: both types are plain numbers, any bytes of which are valid.
+        let (head, lines, tail) = unsafe { to.align_to_mut::<__m512i>() };
+        // SAFETY: as above.
+        let (before, whole, _) = unsafe { from[head.len()..].align_to::<__m512i>() };
+        if before.is_empty() && whole.len() >= lines.len() {
+            head.copy_from_slice(&from[..head.len()]);
+            tail.copy_from_slice(&from[from.len() - tail.len()..]);
+            cpu.stream(&whole[..lines.len()], lines);
+            return;
+        }
+    }
+    let _ = isa;
+    to.copy_from_slice(from);
+}
+
+/// Orders the stores of [`past_caches`] before all later ones, as other stores are by themselves.
+#[inline(always)]
+fn finish() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an instruction of every 64-bit processor of this family, which touches no memory.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count(f64);
+
+    impl Fill<f64> for Count {
+        #[inline(always)]
+        fn fill(&mut self, at: usize, out: &mut [f64]) {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = self.0 + (at + i) as f64);
+        }
+    }
+
+    #[test]
+    fn large_and_small_results_are_the_same_at_every_length_and_place() {
+        let mut memory = vec![-1.0; 3 * CHUNK];
+        for isa in Isa::available() {
+            for (start, length) in [(0, 0), (1, 1), (3, 2), (1, CHUNK), (2, CHUNK + 7), (5, 2 * CHUNK + 1)] {
+                for whole in [length, LARGE] {
+                    memory.fill(-1.0);
+                    write(isa, whole, &mut memory[start..start + length], &mut Count(0.5));
+                    let right = |(i, &x): (usize, &f64)| match i {
+                        i if (start..start + length).contains(&i) => x == 0.5 + (i - start) as f64,
+                        _ => x == -1.0,
+                    };
+                    assert!(memory.iter().enumerate().all(right), "{isa} {start} {length} {whole}");
+                }
+            }
+        }
+    }
+}
