@@ -60,11 +60,11 @@ pub struct Options {
 fn preset(name: &str) -> Option<Recipe> {
     let tiny = Recipe {
         hidden: vec![100, 60],
-        keep: 4000,
+        keep: 3850,
         levels: 3,
         budgets: vec![3000],
-        epochs: 240,
-        teacher_epochs: 40,
+        epochs: 300,
+        teacher_epochs: 60,
         teacher: true,
         l1: 3e-5,
         group: 1.5e-4,
@@ -72,7 +72,7 @@ fn preset(name: &str) -> Option<Recipe> {
     let large = Recipe { hidden: vec![300, 100], ..tiny.clone() };
     match name {
         "tiny" => Some(tiny),
-        "best" => Some(Recipe { keep: 9000, budgets: vec![6000], ..large }),
+        "best" => Some(Recipe { keep: 7200, budgets: vec![6000], ..large }),
         "fair" => Some(Recipe {
             keep: 25_000,
             budgets: vec![9000, 6000],

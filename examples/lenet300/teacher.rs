@@ -11,7 +11,7 @@ use crate::augment::Affine;
 use crate::common::Progress;
 
 /// How the teacher sees the images: anew in each epoch.
-const WILD: Affine = Affine { shift: 2.0, rotation: 0.2, scale: 0.12, shear: 0.15, elastic: 0.6 };
+const WILD: Affine = Affine { shift: 2.0, rotation: 0.2, scale: 0.12, shear: 0.15, elastic: 0.0 };
 
 /// How the student sees all but one copy of them.
 const MILD: Affine = Affine { shift: 1.5, rotation: 0.15, scale: 0.1, shear: 0.12, elastic: 0.0 };
