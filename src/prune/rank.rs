@@ -156,15 +156,17 @@ struct Write<'a, F, P> {
 impl<F: Float, P: Fn(F) -> bool> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
-        let (mut gone, mut unknown) = (0u32, 0u32);
-        for (&x, out) in self.x[at..].iter().zip(out) {
-            let drop = (self.drops)(self.key.of(x));
-            *out = if drop { F::zero() } else { x };
-            gone += u32::from(drop);
-            unknown += u32::from(x.is_nan());
+        for (x, out) in self.x[at..].chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+            let (mut gone, mut unknown) = (0u32, 0u32);
+            for (&x, out) in x.iter().zip(out) {
+                let drop = (self.drops)(self.key.of(x));
+                *out = if drop { F::zero() } else { x };
+                gone += u32::from(drop);
+                unknown += u32::from(x.is_nan());
+            }
+            self.dropped += gone as usize;
+            self.nan += unknown as usize;
         }
-        self.dropped += gone as usize;
-        self.nan += unknown as usize;
     }
 }
 
