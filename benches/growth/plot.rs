@@ -26,7 +26,7 @@ impl Line {
             let (low, high, count) = ys.fold((f64::INFINITY, 0.0_f64, 0), |(low, high, count), y| {
                 (low.min(y), high.max(y), count + 1)
             });
-            (count > 1).then(|| format!("{:.2}", high / low)).unwrap_or_else(|| "-".to_owned())
+            if count > 1 { format!("{:.2}", high / low) } else { "-".to_owned() }
         };
         let times: Vec<String> = self.points.iter().map(|(x, y)| format!("{x:.0}: {y:.3}")).collect();
         format!(

@@ -23,7 +23,7 @@ struct Line<F>([F; CHUNK + ALIGN]);
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
-    /// Writes the elements `at..at + out.len()`; has to be `#[inline(always)]`.
+    /// Writes the elements `at..at + out.len()`, some hundreds at most; has to be `#[inline(always)]`.
     fn fill(&mut self, at: usize, out: &mut [F]);
 }
 
@@ -42,18 +42,20 @@ pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], 
         #[inline(always)]
         fn run(self) {
             let Self { isa, large, out, fill } = self;
-            if !large {
-                return fill.fill(0, out);
-            }
             let mut memory = Line([F::default(); CHUNK + ALIGN]);
             // As far from the beginning of a line as the result: then whole lines are whole lines in both.
             let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
             for (i, out) in out.chunks_mut(CHUNK).enumerate() {
                 let chunk = &mut memory.0[shift..][..out.len()];
-                fill.fill(i * CHUNK, chunk);
-                past_caches(isa, chunk, out);
+                // One call for both ways: what is called once is inlined, and compiled for the instruction set.
+                fill.fill(i * CHUNK, if large { &mut *chunk } else { &mut *out });
+                if large {
+                    past_caches(isa, chunk, out);
+                }
             }
-            finish();
+            if large {
+                finish();
+            }
         }
     }
 

@@ -77,7 +77,7 @@ impl<F: Float> Cut<F> {
     /// `out = x` without what the cut drops, part of `whole` elements. Returns how many it drops but for counted ties, and
     /// how many are NaN.
     pub(super) fn write(&self, isa: Isa, whole: usize, x: &[F], key: Key, out: &mut [F]) -> (usize, usize) {
-        fn run<F: Float, P: Fn(F) -> bool>(
+        fn run<F: Float, P: Fn(F) -> bool + Copy>(
             (isa, whole, out): (Isa, usize, &mut [F]),
             (x, key): (&[F], Key),
             drops: P,
@@ -90,8 +90,8 @@ impl<F: Float> Cut<F> {
         let (value, to, from) = (self.value, (isa, whole, out), (x, key));
         match self.ties {
             _ if value.is_nan() => run(to, from, |x: F| !x.is_nan()),
-            usize::MAX => run(to, from, |x| x <= value),
-            _ => run(to, from, |x| x < value),
+            usize::MAX => run(to, from, move |x| x <= value),
+            _ => run(to, from, move |x| x < value),
         }
     }
 
@@ -153,12 +153,14 @@ struct Write<'a, F, P> {
     nan: usize,
 }
 
-impl<F: Float, P: Fn(F) -> bool> Fill<F> for Write<'_, F, P> {
+impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
+        // Copies: nothing that is written could be one of them, so that the loop becomes vectors.
+        let (x, key, drops) = (&self.x[at..], self.key, self.drops);
         let (mut gone, mut unknown) = (0u32, 0u32);
-        for (&x, out) in self.x[at..].iter().zip(out) {
-            let drop = (self.drops)(self.key.of(x));
+        for (&x, out) in x.iter().zip(out) {
+            let drop = drops(key.of(x));
             *out = if drop { F::zero() } else { x };
             gone += u32::from(drop);
             unknown += u32::from(x.is_nan());

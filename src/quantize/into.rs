@@ -143,26 +143,30 @@ impl<F: Float> Fill<F> for Fake<'_, F> {
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let Self { qmin, qmax, divide, params, x } = *self;
         let x = &x[at..];
-        // What is done to one number, and the bounds of its steps from 0.
-        let fake = |x: F, params: QuantParams<F>, low: F, high: F| {
-            let steps = if divide { x / params.scale } else { x * params.scale.recip() };
-            let steps = steps.round_half_even();
-            let steps = if steps > low { steps } else { low }; // NaN becomes low
-            (if steps < high { steps } else { high }) * params.scale
-        };
         let bound = |code: i32, params: QuantParams<F>| F::of_int(code - params.zero_point);
         match params {
             Params::One(params) => {
                 let (low, high) = (bound(qmin, params), bound(qmax, params));
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = fake(x, params, low, high));
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = fake(divide, x, params, (low, high));
+                }
             }
             Params::Each(params) => {
                 for ((y, &x), &params) in y.iter_mut().zip(x).zip(&params[at..]) {
-                    *y = fake(x, params, bound(qmin, params), bound(qmax, params));
+                    *y = fake(divide, x, params, (bound(qmin, params), bound(qmax, params)));
                 }
             }
         }
     }
+}
+
+/// What is done to one number, between the bounds of its steps from 0.
+#[inline(always)]
+fn fake<F: Float>(divide: bool, x: F, params: QuantParams<F>, (low, high): (F, F)) -> F {
+    let steps = if divide { x / params.scale } else { x * params.scale.recip() };
+    let steps = steps.round_half_even();
+    let steps = if steps > low { steps } else { low }; // NaN becomes low
+    (if steps < high { steps } else { high }) * params.scale
 }
 
 #[cfg(test)]

@@ -122,18 +122,25 @@ impl<F: Float, C: crate::kernel::Code> Fill<F> for Dequantize<'_, F, C> {
     #[inline(always)]
     fn fill(&mut self, at: usize, x: &mut [F]) {
         let codes = &self.codes[at..];
-        // The zero point is a code, so that the difference fits.
-        let number = |code: C, params: QuantParams<F>| {
-            F::of_int(code.as_i32().wrapping_sub(params.zero_point)) * params.scale
-        };
         match self.params {
-            Params::One(params) => x.iter_mut().zip(codes).for_each(|(x, &code)| *x = number(code, params)),
+            Params::One(params) => {
+                for (x, &code) in x.iter_mut().zip(codes) {
+                    *x = number(code, params);
+                }
+            }
             Params::Each(params) => {
-                let codes = codes.iter().zip(&params[at..]);
-                x.iter_mut().zip(codes).for_each(|(x, (&code, &params))| *x = number(code, params));
+                for ((x, &code), &params) in x.iter_mut().zip(codes).zip(&params[at..]) {
+                    *x = number(code, params);
+                }
             }
         }
     }
+}
+
+/// The zero point is a code, so that the difference fits.
+#[inline(always)]
+fn number<F: Float, C: crate::kernel::Code>(code: C, params: QuantParams<F>) -> F {
+    F::of_int(code.as_i32().wrapping_sub(params.zero_point)) * params.scale
 }
 
 #[inline(always)]
