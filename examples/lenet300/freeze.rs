@@ -172,7 +172,7 @@ impl Callback<f32> for Freezing {
         self.done += 1;
         let at = self.done as f64 / self.steps as f64;
         let share = ((at - self.begin) / (self.end - self.begin)).clamp(0.0, 1.0);
-        let due = self.done % EVERY == 0 || step.step + 1 == step.steps;
+        let due = self.done.is_multiple_of(EVERY) || step.step + 1 == step.steps;
         for (grid, linear) in self.grids.iter_mut().zip(mlp.linears_mut()) {
             let mut w = linear.weight().to_owned();
             grid.hold(&mut w);

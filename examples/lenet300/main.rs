@@ -48,7 +48,7 @@ fn main() -> Done {
     let error =
         |mlp: &Mlp<f32>| Ok::<_, trimnet::Error>(1.0 - evaluate(mlp, &check)?.accuracy.unwrap_or(0.0));
 
-    let recipe = &options.recipe;
+    let (recipe, pixels) = (&options.recipe, train.features());
     let (pool, copies) = if recipe.teacher {
         let teacher =
             teacher::teacher(&train, data.classes, recipe.teacher_epochs, options.seed, &options.teacher)?;
@@ -96,11 +96,12 @@ fn main() -> Done {
         Ok(())
     })?;
     if !options.json {
+        let mnist = pixels == 784;
         let published = PUBLISHED
             .iter()
             .map(|(who, bytes, error)| vec![(*who).to_owned(), bytes.to_string(), format!("{error:.2}")]);
-        rows.extend(published);
-        print_table(&["LeNet-300-100 on MNIST", "bytes", "error %"], &rows);
+        rows.extend(published.filter(|_| mnist));
+        print_table(&["file", "bytes", "error %"], &rows);
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ impl Callback<f32> for Pruning {
 
     fn on_step(&mut self, mlp: &mut Mlp<f32>, step: &Step) -> Result<ControlFlow<()>> {
         self.done += 1;
-        let due = self.done % EVERY == 0 || step.step + 1 == step.steps;
+        let due = self.done.is_multiple_of(EVERY) || step.step + 1 == step.steps;
         let gone = 1.0 - (1.0 - self.share(0.2, 0.95)).powi(3);
         let mut sizes: Vec<f32> = Vec::new();
         if due && gone > 0.0 {
