@@ -26,6 +26,7 @@ mod peers {
     pub mod check;
     pub mod data;
     pub mod engine;
+    pub mod gemm;
     pub mod softmax;
     pub mod kmeans;
     pub mod layers;
@@ -47,6 +48,7 @@ use regex::Regex;
 fn registry() -> Vec<Case> {
     let families = [
         peers::engine::cases(),
+        peers::gemm::cases(),
         peers::sparse::cases(),
         peers::prune::cases(),
         peers::quantize::cases(),

@@ -116,7 +116,7 @@ impl<F: Float> Work for AllFinite<'_, F> {
         for x in lanes {
             sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x * F::zero());
         }
-        sums.iter().chain(rest).fold(F::zero(), |sum, &x| sum + x * F::zero()) == F::zero()
+        sums.iter().chain(rest).fold(true, |all, &x| all & (x * F::zero() == F::zero()))
     }
 }
 

@@ -143,7 +143,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
     }
 
     fn params_of(&self, x: &[F]) -> Result<QuantParams<f32>> {
-        calibrate::params(x, self.config.range)
+        calibrate::params(x, self.config.range, &self.config.pool)
     }
 
     /// What was built so far, in codes of these parameters.

@@ -10,9 +10,13 @@
 //! All are measured on the same numbers, a sample of at most 65,536 spread over the calibration data, by the mean squared
 //! error of their codes. Ties go to the first of this list.
 
+use std::sync::Mutex;
+
 use super::config::RangeChoice;
+use super::workspace::lock;
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::kernel::Pool;
 use crate::quantize::{
     HistogramObserver, MinMaxObserver, Observer, OnnxHistogram, QuantParams, Range, Scheme, Tails,
 };
@@ -21,7 +25,7 @@ use crate::quantize::{
 const SAMPLE: usize = 1 << 16;
 
 /// The parameters of `u8` codes for these activations.
-pub(super) fn params<F: Float>(x: &[F], choice: RangeChoice) -> Result<QuantParams<f32>> {
+pub(super) fn params<F: Float>(x: &[F], choice: RangeChoice, pool: &Pool) -> Result<QuantParams<f32>> {
     let scheme = Scheme::uint8_affine();
     let mut seen = MinMaxObserver::default();
     seen.observe(x);
@@ -37,30 +41,39 @@ pub(super) fn params<F: Float>(x: &[F], choice: RangeChoice) -> Result<QuantPara
     histogram.observe(&sample);
     let (low, high) = (seen.min(), seen.max());
     histogram.observe(&[low, high]);
-    let entropy = || {
-        let mut histogram = OnnxHistogram::new(512)?;
-        histogram.observe(&sample);
-        let range = histogram.entropy(128)?.range;
-        Range::new(range.min() as f32, range.max() as f32)
+    let range = |choice| match choice {
+        RangeChoice::MinMax | RangeChoice::Measured => Ok(seen),
+        RangeChoice::Percentile => histogram.percentile(99.99, Tails::Both),
+        RangeChoice::LeastSquares => Ok(histogram.least_squares(&scheme)?.range),
+        RangeChoice::Entropy => {
+            let mut histogram = OnnxHistogram::new(512)?;
+            histogram.observe(&sample);
+            let range = histogram.entropy(128)?.range;
+            Range::new(range.min() as f32, range.max() as f32)
+        }
     };
-    let candidates = match choice {
-        RangeChoice::MinMax => [Some(seen), None, None, None],
-        RangeChoice::Percentile => [Some(histogram.percentile(99.99, Tails::Both)?), None, None, None],
-        RangeChoice::LeastSquares => [Some(histogram.least_squares(&scheme)?.range), None, None, None],
-        RangeChoice::Entropy => [Some(entropy()?), None, None, None],
-        RangeChoice::Measured => [
-            Some(seen),
-            histogram.percentile(99.99, Tails::Both).ok(),
-            histogram.least_squares(&scheme).ok().map(|found| found.range),
-            entropy().ok(),
-        ],
-    };
+    if choice != RangeChoice::Measured {
+        return Ok(scheme.params(range(choice)?));
+    }
+    // The one that takes longest begins first.
+    const TRIED: [RangeChoice; 4] =
+        [RangeChoice::LeastSquares, RangeChoice::Entropy, RangeChoice::Percentile, RangeChoice::MinMax];
+    let found = [const { Mutex::new(None) }; TRIED.len()];
+    pool.run(TRIED.len(), |i| {
+        if let Ok(range) = range(TRIED[i]) {
+            let params = scheme.params(range);
+            let error = scheme.squared_error(&sample, params);
+            *lock(&found[i]) = Some(error.map(|error| (error, params)));
+        }
+    });
     let mut best: Option<(f64, QuantParams<f32>)> = None;
-    for range in candidates.into_iter().flatten() {
-        let params = scheme.params(range);
-        let error = scheme.squared_error(&sample, params)?;
-        if best.is_none_or(|(least, _)| error < least) {
-            best = Some((error, params));
+    // In the order of the page: the last of `TRIED` is the first.
+    for i in [3, 2, 0, 1] {
+        if let Some(found) = lock(&found[i]).take() {
+            let (error, params) = found?;
+            if best.is_none_or(|(least, _)| error < least) {
+                best = Some((error, params));
+            }
         }
     }
     best.map(|(_, params)| params).ok_or(Error::Empty { what: "the calibration data" })
@@ -90,7 +103,7 @@ mod tests {
         let mut x = numbers(20_000);
         x[77] = 40.0;
         let scheme = Scheme::uint8_affine();
-        let error = |choice| scheme.squared_error(&x, params(&x, choice).unwrap()).unwrap();
+        let error = |choice| scheme.squared_error(&x, params(&x, choice, &Pool::single()).unwrap()).unwrap();
         let measured = error(RangeChoice::Measured);
         for choice in
             [RangeChoice::MinMax, RangeChoice::Percentile, RangeChoice::LeastSquares, RangeChoice::Entropy]
@@ -103,10 +116,10 @@ mod tests {
     #[test]
     fn zeros_and_outliers_have_a_usable_scale_and_nothing_is_an_error() {
         for x in [vec![0.0f64; 9], vec![-3.0; 5], vec![1e-40, 0.0], vec![f64::NAN, 2.0, f64::INFINITY]] {
-            let params = params(&x, RangeChoice::Measured).unwrap();
+            let params = params(&x, RangeChoice::Measured, &Pool::single()).unwrap();
             assert!(params.scale.is_normal() && (0..=255).contains(&params.zero_point), "{x:?}: {params:?}");
         }
-        assert!(params::<f32>(&[], RangeChoice::Measured).is_err());
-        assert!(params(&[f32::NAN], RangeChoice::Measured).is_err());
+        assert!(params::<f32>(&[], RangeChoice::Measured, &Pool::single()).is_err());
+        assert!(params(&[f32::NAN], RangeChoice::Measured, &Pool::single()).is_err());
     }
 }

@@ -207,15 +207,19 @@ pub(super) fn warm<F: Element, S: Step>(
     }
 }
 
-/// How many threads a layer pays for. Its time by a rough count: a core multiplies weights of 228 bytes in a nanosecond
-/// (57 of f32, 228 codes), or waits for them to come from a cache at 60, whichever takes longer.
+/// How many threads a layer pays for.
 pub(super) fn parts(pool: &Pool, rows: usize, bytes: usize, panels: usize) -> usize {
-    if pool.threads() == 1 {
+    if pool.threads() == 1 || nanoseconds(bytes, rows) < WORTH_SHARING {
         return 1;
     }
+    pool.threads().min(panels).max(1)
+}
+
+/// The time of a product with so many bytes of weights by a rough count: a core multiplies weights of 228 bytes in a
+/// nanosecond (57 of f32, 228 codes), or waits for them to come from a cache at 60, whichever takes longer.
+pub(super) fn nanoseconds(bytes: usize, rows: usize) -> f64 {
     let bytes = bytes as f64;
-    let nanoseconds = (bytes * rows as f64 / 228.0).max(bytes / 60.0);
-    if nanoseconds < WORTH_SHARING { 1 } else { pool.threads().min(panels).max(1) }
+    (bytes * rows as f64 / 228.0).max(bytes / 60.0)
 }
 
 /// Partial products over ranges of the inputs, added in 64 bits: the plain way, for layers that 32 bits cannot hold.

@@ -1,7 +1,8 @@
 //! All stages of a network, and how a batch goes through them.
 //!
 //! ```text
-//! many rows   cut into chunks; each thread takes chunks through all stages, with a lane of memory of its own
+//! many rows   cut into chunks; each thread takes chunks through all stages, with a lane of memory of its own;
+//!             fewer are many for a network of few weights, which every thread can read for itself
 //! few rows    one lane; a stage that is large enough divides its columns among threads
 //! ```
 //!
@@ -9,6 +10,7 @@
 
 use super::element::Element;
 use super::format::{Batch, BatchMut, Target};
+use super::integer::nanoseconds;
 use super::linear::Linear;
 use super::recipe::{Block, Output, Recipe, Sums, Weights};
 use super::stage::{Op, Post, Stage, table};
@@ -23,6 +25,15 @@ pub(super) const CHUNK: usize = 256;
 /// From so many rows per thread on, threads take rows of their own: the weights are read by each.
 const ROWS_PER_THREAD: usize = 48;
 
+/// From so many on, if the weights are few.
+const ROWS_OF_FEW_WEIGHTS: usize = 12;
+
+/// Bytes of weights that each core can read for itself, from its second-level cache for the most part.
+const FEW_WEIGHTS: usize = 3 << 19;
+
+/// Nanoseconds of work from which on a second thread pays for rows of its own: it is called once, not for each layer.
+const WORTH_SHARING: f64 = 20_000.0;
+
 /// Packed stages.
 #[derive(Clone, Debug)]
 pub(super) struct Machine<F> {
@@ -31,6 +42,8 @@ pub(super) struct Machine<F> {
     pub(super) stages: Vec<Stage<F>>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
+    /// Of all packed weights.
+    pub(super) bytes: usize,
 }
 
 /// What flows between two stages.
@@ -62,7 +75,12 @@ impl<F: Element> Machine<F> {
             None => builder.want_float(),
         }
         let (stages, outputs) = (builder.stages, builder.width);
-        Self { isa, pool, stages, inputs, outputs }
+        let bytes = |stage: &Stage<F>| match &stage.op {
+            Op::Linear(linear) => linear.size_bytes(),
+            _ => 0,
+        };
+        let bytes = stages.iter().map(bytes).sum();
+        Self { isa, pool, stages, inputs, outputs, bytes }
     }
 
     /// Memory for batches cut into chunks of at most `rows` rows.
@@ -106,8 +124,7 @@ impl<F: Element> Machine<F> {
         if rows == 0 {
             return Ok(());
         }
-        let threads = self.pool.threads();
-        if rows >= threads * ROWS_PER_THREAD && threads > 1 {
+        if self.shares_rows(rows) {
             return self.run_rows(rows, x, out, workspace);
         }
         let Some(lane) = workspace.lanes.first_mut() else { return Ok(()) };
@@ -136,6 +153,13 @@ impl<F: Element> Machine<F> {
             (first, rest) = (first + count, later);
         }
         Ok(())
+    }
+
+    /// Whether threads take rows of their own.
+    fn shares_rows(&self, rows: usize) -> bool {
+        let threads = self.pool.threads();
+        let few = self.bytes <= FEW_WEIGHTS && nanoseconds(self.bytes, rows) >= WORTH_SHARING;
+        threads > 1 && rows >= threads * if few { ROWS_OF_FEW_WEIGHTS } else { ROWS_PER_THREAD }
     }
 
     /// Chunks of rows on all threads.

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::Isa;
 use super::pack::pack_codes;
-use super::tail::{Tail, padded};
+use super::tail::{Finish, Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 use super::weights::{PackedCodes, Step};
 
@@ -104,7 +104,9 @@ pub fn multiply_codes<S: Step>(
     };
     let depth = inputs.div_ceil(4);
     let (tile_rows, width) = (tile_rows(isa), depth * words(isa));
-    let block = (BLOCK_BYTES / (4 * width.max(1))).next_multiple_of(tile_rows).max(tile_rows);
+    // A row alone has no time for divisions.
+    let fit = |rows: usize| rows.next_multiple_of(tile_rows).max(tile_rows);
+    let block = if rows == 1 { 1 } else { fit(BLOCK_BYTES / (4 * width.max(1))) };
     let Scratch8 { rows: memory, sums } = scratch;
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
@@ -128,19 +130,19 @@ pub fn multiply_codes<S: Step>(
 
 /// A block of packed rows to be multiplied by some panels.
 pub struct Job<'j, 't, S> {
-    weights: &'j PackedCodes<S>,
-    panels: Range<usize>,
-    bias: Option<&'j [i32]>,
-    zero_point: i32,
-    packed: &'j [u32],
+    pub(super) weights: &'j PackedCodes<S>,
+    pub(super) panels: Range<usize>,
+    pub(super) bias: Option<&'j [i32]>,
+    pub(super) zero_point: i32,
+    pub(super) packed: &'j [u32],
     /// Words of `packed` for one row.
-    width: usize,
+    pub(super) width: usize,
     /// First row of the block.
-    first: usize,
+    pub(super) first: usize,
     /// Its rows.
-    count: usize,
+    pub(super) count: usize,
     tile_rows: usize,
-    tail: &'j mut Tail<'t>,
+    pub(super) tail: &'j mut Tail<'t>,
     sums: &'j mut Sums,
 }
 
@@ -149,6 +151,16 @@ impl<S: Step> Job<'_, '_, S> {
     /// for each instruction set.
     #[inline(always)]
     pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums)) {
+        self.run_with(tile, |finish, sums, row| finish.run(sums, row));
+    }
+
+    /// The same with a way of its own from the sums of a tile, whose first row is given, to the result.
+    #[inline(always)]
+    pub(super) fn run_with(
+        self,
+        tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums),
+        send: impl Fn(&mut Finish<'_>, &[[i32; PANEL]], usize),
+    ) {
         let depth = self.weights.inputs().div_ceil(4);
         for panel in self.panels.clone() {
             let steps = &self.weights.steps[panel * depth..(panel + 1) * depth];
@@ -158,14 +170,15 @@ impl<S: Step> Job<'_, '_, S> {
             if let Some(bias) = self.bias {
                 start = padded(&bias[column..column + used]);
             }
-            for (start, &sum) in start.iter_mut().zip(&self.weights.column_sums[panel]) {
-                *start = start.wrapping_sub(sum.wrapping_mul(self.zero_point));
+            let column_sums = self.weights.column_sums[panel];
+            for j in 0..PANEL {
+                start[j] = start[j].wrapping_sub(column_sums[j].wrapping_mul(self.zero_point));
             }
             let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
             for rows in Tiles::new(self.count, self.tile_rows) {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
                 tile(rows.len(), used, a, steps, &start, self.sums);
-                finish.run(&self.sums[..rows.len()], self.first + rows.start);
+                send(&mut finish, &self.sums[..rows.len()], self.first + rows.start);
             }
         }
     }
@@ -273,9 +286,14 @@ mod tests {
     fn every_set_equals_the_definition_for_every_dimension_to_130() {
         for isa in Isa::available() {
             for length in 0..=130 {
-                for (rows, inputs, outputs) in
-                    [(length, 7, 9), (3, length, 18), (15, length, 5), (2, 9, length)]
-                {
+                for (rows, inputs, outputs) in [
+                    (length, 7, 9),
+                    (3, length, 18),
+                    (15, length, 5),
+                    (2, 9, length),
+                    (1, length, 115),
+                    (1, 9, length),
+                ] {
                     let (a, w) = (bytes(1, rows * inputs), signed(&bytes(2, inputs * outputs)));
                     let bias: Vec<i32> = (0..outputs).map(|j| 1000 - 17 * j as i32).collect();
                     let packed = PackedI8::new(&w, outputs, inputs);

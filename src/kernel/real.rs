@@ -25,7 +25,7 @@ use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
 use super::panels::{PackedReal, Step, pack_panel};
 use super::scalar;
-use super::tail::{Fused, padded, store};
+use super::tail::{Fused, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
@@ -310,8 +310,9 @@ fn blocks<F: Real>(
     sums: &mut Sums<F>,
 ) {
     let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
-    // At least 128 rows, so that the panels that `product` packs for each block pay.
-    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(128).next_multiple_of(tile_rows);
+    // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
+    let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
+    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * depth), F::default());
@@ -401,23 +402,23 @@ impl<F: Real> Job<'_, '_, F> {
                 tile(rows.len(), used, a, steps, live, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
-                    let mut values = *sums;
-                    if matches!(self.add, Add::Result) {
-                        for (value, &y) in values.iter_mut().zip(y.iter()) {
-                            *value = y + *value;
-                        }
-                    } else {
-                        for (value, &bias) in values.iter_mut().zip(&bias) {
-                            *value = *value + bias;
-                        }
+                    let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
+                    match <&mut [F; PANEL]>::try_from(&mut *y) {
+                        Ok(whole) => leave(whole, sums, &bias, result, relu),
+                        Err(_) => leave(y, sums, &bias, result, relu),
                     }
-                    if self.activation == Fused::Relu {
-                        values = values.map(|x| if x < F::default() { F::default() } else { x });
-                    }
-                    store(y, &values);
                 }
             }
         }
+    }
+}
+
+/// Adds the bias, or what is there already, and applies the activation.
+#[inline(always)]
+fn leave<F: Real>(y: &mut [F], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
+    for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+        let value = if result { *y + sum } else { sum + bias };
+        *y = if relu && value < F::default() { F::default() } else { value };
     }
 }
 

@@ -203,12 +203,12 @@ pub(super) fn padded<T: Copy + Default>(values: &[T]) -> [T; PANEL] {
 
 /// A tail made ready for the columns of one panel.
 pub(super) struct Finish<'t> {
-    at: usize,
-    used: usize,
-    kind: Kind<'t>,
+    pub(super) at: usize,
+    pub(super) used: usize,
+    pub(super) kind: Kind<'t>,
 }
 
-enum Kind<'t> {
+pub(super) enum Kind<'t> {
     Sums {
         out: MatrixMut<'t, i32>,
     },
@@ -337,6 +337,45 @@ mod tests {
         let t = 31 - shift;
         let scaled = (i128::from(sum) * i128::from(multiplier) + (1i128 << (t - 1))) >> t;
         (scaled + i128::from(zero_point)).clamp(low.into(), high.into()) as u8
+    }
+
+    #[test]
+    fn tiles_of_every_width_leave_with_the_bits_of_the_plain_set() {
+        for outputs in [1, 15, 16, 17, 31, 32, 33, 48, 70, 100] {
+            for rows in [1, 2, 13, 30] {
+                let (inputs, count) = (3, rows * outputs);
+                let w: Vec<i8> = (0..outputs * inputs).map(|i| (i * 37 % 251) as u8 as i8).collect();
+                let a: Vec<u8> = (0..rows * inputs).map(|i| (i * 59 % 256) as u8).collect();
+                let weights = PackedI8::new(&w, outputs, inputs);
+                let factor: Vec<f32> = (0..outputs).map(|j| 0.001 + j as f32 * 1e-5).collect();
+                let bias: Vec<i32> = (0..outputs).map(|j| 999 - 40 * j as i32).collect();
+                let run = |isa, tail: Tail<'_>| {
+                    let input = Input { codes: Codes::U8(&a), zero_point: 77, bias: Some(&bias) };
+                    multiply_codes(isa, input, &weights, 0..weights.panels(), tail, &mut Scratch8::default());
+                };
+                let codes = |isa| {
+                    let mut codes = vec![9; count];
+                    let out = MatrixMut::new(&mut codes, rows, outputs);
+                    run(isa, Tail::Codes { multiplier: &factor, zero_point: 5, low: 5, high: 250, out });
+                    codes
+                };
+                let numbers = |isa, activation, bias| {
+                    let mut numbers = vec![9.0f32; count];
+                    let out = MatrixMut::new(&mut numbers, rows, outputs);
+                    run(isa, Tail::Float { input_scale: 0.3, scale: &factor, bias, activation, out });
+                    numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                for isa in Isa::available() {
+                    assert_eq!(codes(isa), codes(Isa::Scalar), "{isa} {rows} x {outputs}");
+                    for activation in [Fused::Identity, Fused::Relu] {
+                        for bias in [None, Some(&factor[..])] {
+                            let expected = numbers(Isa::Scalar, activation, bias);
+                            assert_eq!(numbers(isa, activation, bias), expected, "{isa} {rows} x {outputs}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,24 +6,32 @@
 
 use std::arch::x86_64::*;
 
+use super::tail::send;
 use super::{Avx2, Avx512};
 use crate::kernel::int8::{Job, Sums};
+use crate::kernel::tail::Finish;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
 
 /// The products of one processor. What runs between the tiles is compiled for it as well.
 macro_rules! products {
-    ($cpu:ident, $features:literal, $i8:ident, $i4:ident) => {
+    ($cpu:ident, $features:literal, $i8:ident, $i4:ident, $send:expr $(, $row_i8:ident, $row_i4:ident)?) => {
         impl $cpu {
             /// The product with weights of a byte.
             pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step8>) {
-                    job.run(|rows, columns, a, steps, start, sums| {
-                        $i8::tile(rows, columns, a, steps, start, sums)
-                    });
+                    job.run_with(
+                        |rows, columns, a, steps, start, sums| {
+                            $i8::tile(rows, columns, a, steps, start, sums)
+                        },
+                        |finish, sums, row| $send(finish, sums, row),
+                    );
                 }
 
+                $(if job.count == 1 {
+                    return self.$row_i8(job);
+                })?
                 // SAFETY: `self` proves the instructions.
                 unsafe { run(job) }
             }
@@ -32,11 +40,17 @@ macro_rules! products {
             pub(in crate::kernel) fn run_i4(self, job: Job<'_, '_, Step4>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step4>) {
-                    job.run(|rows, columns, a, steps, start, sums| {
-                        $i4::tile(rows, columns, a, steps, start, sums)
-                    });
+                    job.run_with(
+                        |rows, columns, a, steps, start, sums| {
+                            $i4::tile(rows, columns, a, steps, start, sums)
+                        },
+                        |finish, sums, row| $send(finish, sums, row),
+                    );
                 }
 
+                $(if job.count == 1 {
+                    return self.$row_i4(job);
+                })?
                 // SAFETY: `self` proves the instructions.
                 unsafe { run(job) }
             }
@@ -44,8 +58,16 @@ macro_rules! products {
     };
 }
 
-products!(Avx2, "avx2,fma", wide_i8, wide_i4);
-products!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", vnni_i8, vnni_i4);
+products!(Avx2, "avx2,fma", wide_i8, wide_i4, Finish::run);
+products!(
+    Avx512,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma",
+    vnni_i8,
+    vnni_i4,
+    send,
+    row_i8,
+    row_i4
+);
 
 macro_rules! tile_rows {
     ($rows:expr, $columns:expr, $args:tt, $($r:literal: $u:literal),*) => {
@@ -72,10 +94,11 @@ macro_rules! vnni {
                 start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
-                // The last number hides the latency of `vpdpbusd` where few rows give few independent sums.
+                // The last number hides the latency of `vpdpbusd` where few rows give few independent sums. One row alone
+                // goes another way, see `row`.
                 tile_rows!(
                     rows, columns, (a, steps, start, sums),
-                    1: 4, 2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
+                    2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
                 );
             }
 
@@ -211,7 +234,7 @@ wide!(wide_i4, Step4, load_i4_256);
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_i8_512(step: &Step8, v: usize) -> __m512i {
+pub(super) fn load_i8_512(step: &Step8, v: usize) -> __m512i {
     let part: &[[i8; 4]; 16] = &step.0.as_chunks().0[v];
     // SAFETY: the reference covers the 64 bytes, and the load asks for no alignment.
     unsafe { _mm512_loadu_si512(part.as_ptr().cast()) }
@@ -220,7 +243,7 @@ fn load_i8_512(step: &Step8, v: usize) -> __m512i {
 /// Sixteen columns out of their halves of bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn load_i4_512(step: &Step4, v: usize) -> __m512i {
+pub(super) fn load_i4_512(step: &Step4, v: usize) -> __m512i {
     // SAFETY: the reference covers the 64 bytes, and the load asks for no alignment.
     let both = unsafe { _mm512_loadu_si512(step.0.as_ptr().cast()) };
     let half = if v == 0 { both } else { _mm512_srli_epi16::<4>(both) };

@@ -9,9 +9,11 @@ mod between;
 mod int8;
 mod pack;
 mod real;
+mod row;
 mod sparse;
 mod sparse_codes;
 mod stream;
+mod tail;
 mod two_of_four;
 
 /// Proof that this processor has AVX2 and FMA.

@@ -47,7 +47,12 @@ fn pack_words(from: Rows<'_>, rows: usize, flip: u32, into: &mut [u32], width: u
             let into = &mut into[at / 4 * width + first..];
             for (k, column) in transpose_words(block).into_iter().enumerate() {
                 if k < words {
-                    store_words(&mut into[k * width..][..count], column);
+                    let into = &mut into[k * width..];
+                    match into.first_chunk_mut() {
+                        // What it writes behind the rows is written again with the next word.
+                        Some(sixteen) if count == width => store_sixteen(sixteen, column),
+                        _ => store_words(&mut into[..count], column),
+                    }
                 }
             }
         }
@@ -140,6 +145,13 @@ fn load(bytes: &[u8]) -> __m512i {
     assert!(!bytes.is_empty());
     // SAFETY: the mask selects at most `bytes.len()` bytes, and others are not touched.
     unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_sixteen(words: &mut [u32; 16], vector: __m512i) {
+    // SAFETY: the exclusive reference covers the 64 bytes, and the store asks for no alignment.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), vector) }
 }
 
 #[inline]
