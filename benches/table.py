@@ -100,7 +100,6 @@ def main():
     parser.add_argument("--rounds", default="5")
     args = parser.parse_args()
     files = args.json
-    command = f"compare --threads {args.threads} --rounds {args.rounds} --json FILE"
     with tempfile.TemporaryDirectory() as folder:
         if not files:
             files = [Path(folder) / "all.json"]
@@ -112,14 +111,18 @@ def main():
     found = limits(sorted({row["threads"] for row in rows}))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True).stdout.strip()
     versions = sorted({f"{peer.split()[0]} {version}" for row in rows for peer, version in row["versions"].items()})
+    threads = ",".join(map(str, sorted({row["threads"] for row in rows})))
+    rounds, seconds = (",".join(sorted({str(part[key]) for part in parts})) for key in ("rounds", "seconds"))
+    command = f"compare --threads {threads} --rounds {rounds} --seconds {seconds} --json FILE"
+    built = "commit of the table" if args.json else "commit"
     compared = [row for row in rows if row["ratio"] is not None]
     text = [
         "# Benchmarks", "",
         "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
         "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below.", "",
         f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
-        f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; commit {commit}; plain build, no `target-cpu`",
-        f"- command: `{command}`",
+        f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; {built} {commit}; plain build, no `target-cpu`",
+        f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
         f"- peers: {', '.join(versions)}",
         f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
         "| threads | read | copy, read + write | f32 products | f64 products |", "|---|---|---|---|---|",
