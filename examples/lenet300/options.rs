@@ -73,15 +73,10 @@ fn preset(name: &str) -> Option<Recipe> {
     match name {
         "tiny" => Some(tiny),
         "best" => Some(Recipe { keep: 7200, budgets: vec![6000], ..large }),
-        "fair" => Some(Recipe {
-            keep: 25_000,
-            budgets: vec![9000, 6000],
-            epochs: 100,
-            teacher: false,
-            l1: 2e-5,
-            group: 1e-4,
-            ..large
-        }),
+        "fair" => {
+            let budgets = vec![16_000, 6000];
+            Some(Recipe { keep: 30_000, budgets, epochs: 90, teacher: false, ..large })
+        }
         _ => None,
     }
 }

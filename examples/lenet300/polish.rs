@@ -123,8 +123,8 @@ impl<'a> Polish<'a> {
         price
     }
 
-    /// Changes every code, and adds those `wanted` (layer, row, column, sign), where the loss falls by more than `price` for
-    /// each bit more, or rises by less for each bit less.
+    /// Raises and lowers codes, and adds those `wanted` (layer, row, column, sign), where the loss falls, and by more than
+    /// `price` for each bit more.
     pub fn improve(&mut self, price: f64, wanted: &[(usize, usize, usize, i32)]) {
         let mut scratch = Scratch::default();
         let mut changes: Vec<Change> =
@@ -137,7 +137,7 @@ impl<'a> Polish<'a> {
         for change in changes {
             if let Some(bits) = self.bits_saved(change) {
                 let loss = self.attempt(change, &mut scratch);
-                if loss - self.loss < price * bits {
+                if loss < self.loss && loss - self.loss < price * bits {
                     self.accept(change, loss, &mut scratch);
                 }
             }
