@@ -72,7 +72,7 @@ fn preset(name: &str) -> Option<Recipe> {
     let large = Recipe { hidden: vec![300, 100], ..tiny.clone() };
     match name {
         "tiny" => Some(tiny),
-        "best" => Some(Recipe { keep: 7200, budgets: vec![6000], ..large }),
+        "best" => Some(Recipe { keep: 8200, budgets: vec![6000], ..large }),
         "fair" => {
             let budgets = vec![16_000, 6000];
             Some(Recipe { keep: 30_000, budgets, epochs: 90, teacher: false, ..large })
