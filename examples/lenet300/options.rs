@@ -74,8 +74,16 @@ fn preset(name: &str) -> Option<Recipe> {
         "tiny" => Some(tiny),
         "best" => Some(Recipe { keep: 8200, budgets: vec![6000], ..large }),
         "fair" => {
-            let budgets = vec![16_000, 6000];
-            Some(Recipe { keep: 30_000, budgets, epochs: 90, teacher: false, ..large })
+            let budgets = vec![8000];
+            Some(Recipe {
+                keep: 25_000,
+                budgets,
+                epochs: 100,
+                teacher: false,
+                l1: 2e-5,
+                group: 1e-4,
+                ..large
+            })
         }
         _ => None,
     }

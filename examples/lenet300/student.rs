@@ -25,9 +25,6 @@ const SHARES: [f64; 4] = [0.5, 0.35, 0.12, 0.05];
 const CUT: f64 = 0.85;
 const SPARE: usize = 8;
 
-/// Of the hidden neurons while pruning, where no teacher says how sure to be.
-const DROPOUT: f64 = 0.25;
-
 /// Of the distillation loss.
 const TEMPERATURE: f64 = 4.0;
 const ALPHA: f64 = 0.1;
@@ -52,11 +49,7 @@ impl<'p> Student<'p> {
     /// A fresh network before `pool`, which holds `copies` of the training images.
     pub fn new(recipe: &'p Recipe, pool: Pool, copies: usize, classes: usize, seed: u64) -> Result<Self> {
         let pixels = pool.data.features();
-        let dropout = if pool.teacher.is_some() { 0.0 } else { DROPOUT };
-        let hidden = recipe
-            .hidden
-            .iter()
-            .fold(Mlp::builder(pixels), |mlp, &width| mlp.linear(width).relu().dropout(dropout));
+        let hidden = recipe.hidden.iter().fold(Mlp::builder(pixels), |mlp, &width| mlp.linear(width).relu());
         let mlp = hidden.linear(classes).build(&mut Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x57))?;
         Ok(Self { recipe, pool, copies, seed, pixels, live: (0..pixels).collect(), mlp })
     }
