@@ -37,13 +37,16 @@ const PUBLISHED: [(&str, u32, f64); 5] = [
 
 fn main() -> Done {
     let options = Options::parse()?;
+    let pictures = options.pictures.as_deref().unwrap_or(&options.out);
     if let Some(front) = &options.front {
-        return draw_front(front, options.pictures.as_deref().unwrap_or(&options.out));
+        return draw_front(front, pictures);
+    }
+    if let Some(file) = &options.draw {
+        return draw(file, pictures);
     }
     let start = Instant::now();
     let data = Data::read(&options.data)?;
     std::fs::create_dir_all(&options.out)?;
-    options.pictures.iter().try_for_each(std::fs::create_dir_all)?;
     let (train, check) = if options.validate { hold_out(&data.train)? } else { (data.train, data.test) };
     let error =
         |mlp: &Mlp<f32>| Ok::<_, trimnet::Error>(1.0 - evaluate(mlp, &check)?.accuracy.unwrap_or(0.0));
@@ -85,13 +88,6 @@ fn main() -> Done {
         } else {
             println!("{}: {:?}\n{}\n", path.display(), read.widths(), TrimReport::of_bytes(&bytes)?);
         }
-        if let Some(folder) = &options.pictures {
-            let pictures = [("pixels", picture::pixels(&read)), ("weights", picture::weights(&read))];
-            for (name, svg) in pictures {
-                let path = folder.join(format!("{}-{budget}-{name}.svg", options.preset));
-                std::fs::write(&path, svg).map_err(|source| trimnet::Error::Io { path, source })?;
-            }
-        }
         rows.push(vec![path.display().to_string(), bytes.len().to_string(), format!("{error:.2}")]);
         Ok(())
     })?;
@@ -111,6 +107,19 @@ fn hold_out(train: &Dataset<f32>) -> trimnet::Result<(Dataset<f32>, Dataset<f32>
     let rows: Vec<usize> = (0..train.rows()).collect();
     let (rest, held) = rows.split_at(rows.len().saturating_sub(VALIDATION.min(rows.len() / 4)));
     Ok((train.select(rest)?, train.select(held)?))
+}
+
+/// Draws what a network reads and the values of its weights.
+fn draw(file: &Path, folder: &Path) -> Done {
+    let mlp = Mlp::<f32>::load(file)?;
+    std::fs::create_dir_all(folder)?;
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    for (what, svg) in [("pixels", picture::pixels(&mlp)), ("weights", picture::weights(&mlp))] {
+        let path = folder.join(format!("{name}-{what}.svg"));
+        std::fs::write(&path, svg)?;
+        println!("{}", path.display());
+    }
+    Ok(())
 }
 
 /// Draws the results of earlier runs beside the published ones.

@@ -20,8 +20,9 @@ Trains a network on MNIST and squeezes it into some kilobytes, reads the file ag
   --teacher-epochs N the teacher's
   --validate         measures on the last 5,000 training images, which nothing is trained on, and leaves the test alone
   --out DIR          where teacher, student and pictures are written (default: lenet300)
-  --pictures DIR     also draws which pixels are read and which values the weights have
-  --front FILE       draws the front of the JSON lines of earlier runs into the folder of --pictures, and does nothing else
+  --draw FILE        draws which pixels the network of a .trim file reads, and its weights, and does nothing else
+  --front FILE       draws the results of earlier runs, their JSON lines, and does nothing else
+  --pictures DIR     where pictures are written (default: OUT)
   --json             prints one object";
 
 /// How a student becomes small.
@@ -53,6 +54,7 @@ pub struct Options {
     pub out: PathBuf,
     pub teacher: PathBuf,
     pub pictures: Option<PathBuf>,
+    pub draw: Option<PathBuf>,
     pub front: Option<PathBuf>,
     pub json: bool,
 }
@@ -72,7 +74,7 @@ fn preset(name: &str) -> Option<Recipe> {
     let large = Recipe { hidden: vec![300, 100], ..tiny.clone() };
     match name {
         "tiny" => Some(tiny),
-        "best" => Some(Recipe { keep: 8200, budgets: vec![6000], ..large }),
+        "best" => Some(Recipe { keep: 7200, budgets: vec![6000], ..large }),
         "fair" => {
             let budgets = vec![8000];
             Some(Recipe {
@@ -102,7 +104,7 @@ impl Options {
         let (mut budgets, mut epochs, mut teacher_epochs) = (None, None, None);
         let (mut hidden, mut keep, mut l1, mut group) = (None, None, None, None);
         let mut teacher = None;
-        let (mut pictures, mut front) = (None, None);
+        let (mut pictures, mut draw, mut front) = (None, None, None);
         let mut parser = Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
@@ -120,6 +122,7 @@ impl Options {
                 Arg::Long("out") => out = parser.value()?.into(),
                 Arg::Long("teacher") => teacher = Some(PathBuf::from(parser.value()?)),
                 Arg::Long("pictures") => pictures = Some(parser.value()?.into()),
+                Arg::Long("draw") => draw = Some(parser.value()?.into()),
                 Arg::Long("front") => front = Some(parser.value()?.into()),
                 Arg::Long("json") => json = true,
                 Arg::Long("help") | Arg::Short('h') => {
@@ -149,6 +152,6 @@ impl Options {
         let teacher = teacher.unwrap_or_else(|| {
             out.join(format!("teacher-{seed}{}.trim", if validate { "-validate" } else { "" }))
         });
-        Ok(Self { data, preset: name, recipe, seed, validate, out, teacher, pictures, front, json })
+        Ok(Self { data, preset: name, recipe, seed, validate, out, teacher, pictures, draw, front, json })
     }
 }
