@@ -63,7 +63,7 @@ fn main() -> Done {
     let mut rows = Vec::new();
     let student = Student::new(recipe, pool, copies, data.classes, options.seed)?;
     let seen = |what: &str, mlp: &Mlp<f32>| {
-        // While settings were sought; a run that reports the test does not look at it on its way.
+        // A run that reports the test shows nothing of it before the student's file is written.
         let seen = match options.validate {
             true => format!("{} error, loss {:.4}", percent(error(mlp)?), evaluate(mlp, &check)?.loss),
             false => String::new(),

@@ -7,7 +7,7 @@ use trimnet::nn::{
     Activation, Adam, Callback, CrossEntropy, Dataset, Layer, LearningRate, Linear, Mlp, Objective, Trainer,
 };
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-use trimnet::{Mask, Result};
+use trimnet::{Error, Mask, Result};
 
 use crate::common::Progress;
 use crate::freeze::Freezing;
@@ -82,7 +82,15 @@ impl<'p> Student<'p> {
                 let last = budget as f64 >= CUT * bytes as f64;
                 let target = if last { budget.saturating_sub(SPARE) } else { (CUT * bytes as f64) as usize };
                 self.polish(&mut frozen, target)?;
-                seen("polished", &self.whole(&self.mlp)?)?;
+                let polished = self.whole(&self.mlp)?;
+                seen("polished", &polished)?;
+                let left = polished.to_bytes().len();
+                if left > budget && (last || left >= bytes) {
+                    let reason = format!(
+                        "{left} bytes are the least that this network takes; fewer neurons to begin with take less"
+                    );
+                    return Err(Error::Unsupported { what: "this budget", reason });
+                }
                 if last {
                     break;
                 }

@@ -13,6 +13,7 @@
 use ndarray::{Array1, Array2};
 
 use super::format::Format;
+use super::lower::plain;
 use super::network::Engine;
 use super::quantized::{CodeParams, IntegerBias, QuantizedLayer, QuantizedLinear, QuantizedMlp};
 use super::recipe::{Block, Linear, Output, Recipe, Sums, Weights};
@@ -53,7 +54,7 @@ impl Engine<f32> {
         for (index, layer) in network.layers().iter().enumerate() {
             match layer {
                 QuantizedLayer::Linear(linear) => put_integers(&mut blocks, linear),
-                QuantizedLayer::Real(layer) => put_real(&mut blocks, layer),
+                QuantizedLayer::Real(layer) => blocks.extend(plain(layer)),
                 QuantizedLayer::Codes(_) => {
                     let reason =
                         format!("layer {index} rounds to codes that no integer layer takes in or gives");
@@ -113,28 +114,6 @@ fn put_integers(blocks: &mut Vec<Block<f32>>, linear: &QuantizedLinear) {
     blocks.push(Block::Linear(Linear { inputs, outputs, format: Format::Int8, weights, activation: None }));
     if let Some(shift) = added {
         blocks.push(Block::Affine { scale: vec![1.0; outputs], shift });
-    }
-}
-
-fn put_real(blocks: &mut Vec<Block<f32>>, layer: &Layer<f32>) {
-    match layer {
-        Layer::Linear(linear) => blocks.push(Block::Linear(Linear {
-            inputs: linear.inputs(),
-            outputs: linear.outputs(),
-            format: Format::Dense,
-            weights: Weights::Float {
-                weight: linear.weight().iter().copied().collect(),
-                bias: linear.bias().map(|bias| bias.to_vec()),
-            },
-            activation: None,
-        })),
-        Layer::BatchNorm(norm) => {
-            let (scale, shift) = norm.scale_shift();
-            blocks.push(Block::Affine { scale: scale.to_vec(), shift: shift.to_vec() });
-        }
-        Layer::LayerNorm(norm) => blocks.push(Block::LayerNorm(norm.clone())),
-        Layer::Activation(activation) => blocks.push(Block::Activation(*activation)),
-        Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
     }
 }
 

@@ -12,38 +12,40 @@ pub(super) fn lower<F: Float>(mlp: &Mlp<F>) -> Result<Vec<Block<F>>> {
     let (small, _) = mlp.fold_batch_norm()?.shrink()?;
     let mut blocks: Vec<Block<F>> = Vec::new();
     for layer in small.layers() {
-        match layer {
-            Layer::Linear(linear) => blocks.push(Block::Linear(Linear {
-                inputs: linear.inputs(),
-                outputs: linear.outputs(),
-                format: Format::Dense,
-                weights: Weights::Float {
-                    weight: match linear.weight().as_slice() {
-                        Some(weight) => weight.to_vec(),
-                        None => linear.weight().iter().copied().collect(),
-                    },
-                    bias: linear.bias().map(|bias| bias.to_vec()),
-                },
-                activation: None,
-            })),
-            Layer::BatchNorm(norm) => {
-                let (scale, shift) = norm.scale_shift();
-                blocks.push(Block::Affine { scale: scale.to_vec(), shift: shift.to_vec() });
+        match (layer, blocks.last_mut()) {
+            (Layer::Activation(activation), Some(Block::Linear(linear))) if linear.activation.is_none() => {
+                linear.activation = Some(*activation);
             }
-            Layer::LayerNorm(norm) => blocks.push(Block::LayerNorm(norm.clone())),
-            Layer::Activation(activation) => match blocks.last_mut() {
-                Some(Block::Linear(linear)) if linear.activation.is_none() => {
-                    linear.activation = Some(*activation);
-                }
-                _ => blocks.push(Block::Activation(*activation)),
-            },
-            Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
+            _ => blocks.extend(plain(layer)),
         }
     }
     for linear in small.linears() {
         check_finite("weight", &linear.weight())?;
     }
     Ok(blocks)
+}
+
+/// The block of one layer alone; none for what only training needs.
+pub(super) fn plain<F: Float>(layer: &Layer<F>) -> Option<Block<F>> {
+    match layer {
+        Layer::Linear(linear) => Some(Block::Linear(Linear {
+            inputs: linear.inputs(),
+            outputs: linear.outputs(),
+            format: Format::Dense,
+            weights: Weights::Float {
+                weight: linear.weight().iter().copied().collect(),
+                bias: linear.bias().map(|bias| bias.to_vec()),
+            },
+            activation: None,
+        })),
+        Layer::BatchNorm(norm) => {
+            let (scale, shift) = norm.scale_shift();
+            Some(Block::Affine { scale: scale.to_vec(), shift: shift.to_vec() })
+        }
+        Layer::LayerNorm(norm) => Some(Block::LayerNorm(norm.clone())),
+        Layer::Activation(activation) => Some(Block::Activation(*activation)),
+        Layer::Dropout(_) | Layer::GaussianNoise(_) => None,
+    }
 }
 
 #[cfg(test)]
