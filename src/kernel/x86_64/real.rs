@@ -51,42 +51,47 @@ macro_rules! product {
                     first: usize,
                     sums: &mut Sums<$t>,
                 ) {
-                    let a = a.as_chunks::<R>().0;
-                    match live {
-                        None => chain::<R, V>(a.iter().zip(steps), first, sums),
-                        Some(live) => {
-                            let terms = live.iter().map(|&k| (&a[k as usize], &steps[k as usize]));
-                            chain::<R, V>(terms, first, sums);
-                        }
-                    }
-                }
-
-                /// The sums of these terms, in this order.
-                #[inline]
-                #[target_feature(enable = $features)]
-                fn chain<'a, const R: usize, const V: usize>(
-                    terms: impl Iterator<Item = (&'a [$t; R], &'a Step<$t>)>,
-                    first: usize,
-                    sums: &mut Sums<$t>,
-                ) {
                     const { assert!(R <= MAX_ROWS) }
                     assert!(first + V <= PANEL / $lanes);
+                    let a = a.as_chunks::<R>().0;
                     let mut all = [[$zero(); V]; R];
-                    for (a, step) in terms {
-                        let mut w = [$zero(); V];
-                        for (v, w) in w.iter_mut().enumerate() {
-                            *w = load(&step.0, first + v);
+                    // Loops, not iterators: a closure that is not inlined has all sums stored and loaded around it.
+                    match live {
+                        None => {
+                            for (a, step) in a.iter().zip(steps) {
+                                add(&mut all, a, step, first);
+                            }
                         }
-                        for (sums, &a) in all.iter_mut().zip(a) {
-                            let a = $set(a);
-                            for (sum, &w) in sums.iter_mut().zip(&w) {
-                                *sum = $fma(a, w, *sum);
+                        Some(live) => {
+                            for &k in live {
+                                add(&mut all, &a[k as usize], &steps[k as usize], first);
                             }
                         }
                     }
                     for (sums, all) in sums.iter_mut().zip(all) {
                         for (v, sum) in all.into_iter().enumerate() {
                             store(sums, first + v, sum);
+                        }
+                    }
+                }
+
+                /// One more term of each sum.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn add<const R: usize, const V: usize>(
+                    all: &mut [[$vector; V]; R],
+                    a: &[$t; R],
+                    step: &Step<$t>,
+                    first: usize,
+                ) {
+                    let mut w = [$zero(); V];
+                    for (v, w) in w.iter_mut().enumerate() {
+                        *w = load(&step.0, first + v);
+                    }
+                    for (sums, &a) in all.iter_mut().zip(a) {
+                        let a = $set(a);
+                        for (sum, &w) in sums.iter_mut().zip(&w) {
+                            *sum = $fma(a, w, *sum);
                         }
                     }
                 }
