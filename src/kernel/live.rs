@@ -72,23 +72,21 @@ impl Live {
     }
 
     #[inline(always)]
-    fn find<'a, F: Real, const N: usize>(&mut self, mut chunks: impl ExactSizeIterator<Item = &'a [F; N]>) {
+    fn find<'a, F: Real, const N: usize>(&mut self, chunks: impl ExactSizeIterator<Item = &'a [F; N]>) {
         let (first, length) = (self.positions.len(), chunks.len());
         self.positions.resize(first + length, 0);
         let (positions, mut found) = (&mut self.positions[first..], 0);
-        let mut look = |k: usize, chunk: &[F; N]| {
-            let any = chunk.iter().fold(false, |any, &x| any | (x != F::default()));
+        for (k, chunk) in chunks.enumerate() {
+            if k == TRIAL && found == TRIAL {
+                found = length;
+                break;
+            }
+            let mut any = false;
+            for &x in chunk {
+                any |= x != F::default();
+            }
             positions[found] = k as u32;
             found += usize::from(any);
-            found
-        };
-        let trial = chunks.by_ref().take(TRIAL).enumerate().map(|(k, chunk)| look(k, chunk)).last();
-        if trial != Some(TRIAL) || length == TRIAL {
-            (TRIAL..).zip(chunks).for_each(|(k, chunk)| {
-                look(k, chunk);
-            });
-        } else {
-            found = length;
         }
         // A list costs a little; it has to leave out enough.
         let worth = found <= length - length / 8 && found < length;

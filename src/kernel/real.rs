@@ -405,7 +405,11 @@ impl<F: Real> Job<'_, '_, F> {
                     let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
                     match <&mut [F; PANEL]>::try_from(&mut *y) {
                         Ok(whole) => leave(whole, sums, &bias, result, relu),
-                        Err(_) => leave(y, sums, &bias, result, relu),
+                        Err(_) => {
+                            let mut whole = padded(y);
+                            leave(&mut whole, sums, &bias, result, relu);
+                            y.copy_from_slice(&whole[..used]);
+                        }
                     }
                 }
             }
@@ -415,11 +419,24 @@ impl<F: Real> Job<'_, '_, F> {
 
 /// Adds the bias, or what is there already, and applies the activation.
 #[inline(always)]
-fn leave<F: Real>(y: &mut [F], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
-    for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
-        let value = if result { *y + sum } else { sum + bias };
-        *y = if relu && value < F::default() { F::default() } else { value };
+fn leave<F: Real>(y: &mut [F; PANEL], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
+    let mut values = *sums;
+    // By index over a whole panel: what the compiler turns into vectors.
+    if result {
+        for j in 0..PANEL {
+            values[j] = y[j] + values[j];
+        }
+    } else {
+        for j in 0..PANEL {
+            values[j] = values[j] + bias[j];
+        }
     }
+    if relu {
+        for value in &mut values {
+            *value = if *value < F::default() { F::default() } else { *value };
+        }
+    }
+    *y = values;
 }
 
 #[cfg(test)]
