@@ -31,6 +31,9 @@ use super::tiles::{MAX_ROWS, PANEL, Tiles};
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 512 * 1024;
 
+/// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
+const NEAR_BYTES: usize = 192 * 1024;
+
 /// Sums of a tile on their way from registers to memory.
 pub(super) type Sums<F> = [[F; PANEL]; MAX_ROWS];
 
@@ -359,6 +362,17 @@ enum Steps<'s, F> {
     Loose(Matrix<'s, F>, &'s mut [Step<F>]),
 }
 
+/// A panel as a tile reads it.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'p, F> {
+    /// `[k][32]`.
+    pub(super) steps: &'p [Step<F>],
+    /// The `k` that matter, if not all do.
+    pub(super) live: Option<&'p [u32]>,
+    /// What will be read next, as long as `steps`.
+    pub(super) next: &'p [Step<F>],
+}
+
 /// What is added to a sum.
 #[derive(Clone, Copy)]
 enum Add<'a, F> {
@@ -373,11 +387,17 @@ impl<F: Real> Job<'_, '_, F> {
     /// Does it, with `tile(rows, columns, a, steps, live, sums)` for one tile of sums, where `live` lists the `k` that
     /// matter if not all do. Inlined into one function for each instruction set.
     #[inline(always)]
-    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], &[Step<F>], Option<&[u32]>, &mut Sums<F>)) {
+    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], Panel<'_, F>, &mut Sums<F>)) {
         let columns = self.y.columns();
         for panel in 0..columns.div_ceil(PANEL) {
+            let mut next: &[Step<F>] = &[];
             let steps: &[Step<F>] = match self.steps {
-                Steps::Packed(all) => &all[panel * self.depth..(panel + 1) * self.depth],
+                Steps::Packed(all) => {
+                    if self.depth * size_of::<Step<F>>() <= NEAR_BYTES {
+                        next = &all[(panel + 1) * self.depth..];
+                    }
+                    &all[panel * self.depth..(panel + 1) * self.depth]
+                }
                 Steps::Loose(weights, memory) => {
                     pack_panel(self.isa, *weights, panel, memory);
                     if self.skip == Skip::Panels {
@@ -393,13 +413,16 @@ impl<F: Real> Job<'_, '_, F> {
                 Add::Bias(all) => padded(&all[at..at + used]),
                 Add::Nothing | Add::Result => [F::default(); PANEL],
             };
-            for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
+            let tiles = Tiles::new(self.count, self.tile_rows);
+            for (index, rows) in tiles.enumerate() {
+                let next =
+                    if rows.end == self.count && !next.is_empty() { &next[..self.depth] } else { steps };
                 let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
                 let live = match self.skip {
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
-                tile(rows.len(), used, a, steps, live, self.sums);
+                tile(rows.len(), used, a, Panel { steps, live, next }, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
                     let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);

@@ -7,7 +7,11 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
-use crate::float::{Float, check_finite};
+use crate::float::{Float, check_finite, elements, elements_mut};
+use crate::kernel::fetch;
+
+/// Rows that are under way from memory while one is copied.
+const AHEAD: usize = 2;
 
 /// What the network should answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -304,10 +308,16 @@ pub(super) fn count(rows: usize, size: usize) -> usize {
     (full + usize::from(rest > size - rest)).max(1)
 }
 
-/// Copies `rows` of `from` into the first rows of `to`.
+/// Copies `rows` of `from` into the first rows of `to`, both row-major.
 fn gather<F: Float>(from: &Array2<F>, rows: &[usize], to: &mut Array2<F>) {
-    for (&row, mut to) in rows.iter().zip(to.rows_mut()) {
-        to.assign(&from.row(row));
+    let width = from.ncols().max(1);
+    let from = |row: usize| elements(from).get(row * width..(row + 1) * width).unwrap_or_default();
+    for (i, (&row, to)) in rows.iter().zip(elements_mut(to).chunks_exact_mut(width)).enumerate() {
+        // Rows in a random order are what no processor foresees.
+        if let Some(&ahead) = rows.get(i + AHEAD) {
+            fetch(from(ahead));
+        }
+        to.copy_from_slice(from(row));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{DotProd, Neon};
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Job, Real, Sums};
+use crate::kernel::real::{Job, Panel, Real, Sums};
 use crate::kernel::tiles::PANEL;
 
 /// Columns for which a pass over the panel keeps sums.
@@ -27,8 +27,7 @@ fn tile<F: Real>(
     rows: usize,
     columns: usize,
     a: &[F],
-    steps: &[Step<F>],
-    live: Option<&[u32]>,
+    Panel { steps, live, .. }: Panel<'_, F>,
     sums: &mut Sums<F>,
 ) {
     for first in (0..columns).step_by(PASS) {

@@ -1,7 +1,7 @@
 //! The product of real numbers, one multiplication at a time.
 
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Real, Sums};
+use crate::kernel::real::{Panel, Real, Sums};
 use crate::kernel::tiles::PANEL;
 
 /// `sums[i][j] = sum over k of a[k][i] * w[k][j]`, in the order of `k`.
@@ -9,8 +9,7 @@ pub(in crate::kernel) fn tile<F: Real>(
     rows: usize,
     _columns: usize,
     a: &[F],
-    steps: &[Step<F>],
-    live: Option<&[u32]>,
+    Panel { steps, live, .. }: Panel<'_, F>,
     sums: &mut Sums<F>,
 ) {
     for (i, sums) in sums[..rows].iter_mut().enumerate() {

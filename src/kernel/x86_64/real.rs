@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Job, Sums};
+use crate::kernel::real::{Job, Panel, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
 /// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over
@@ -18,7 +18,7 @@ macro_rules! product {
             pub(in crate::kernel) fn $run(self, job: Job<'_, '_, $t>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, $t>) {
-                    job.run(|rows, columns, a, steps, live, sums| tile(rows, columns, a, steps, live, sums));
+                    job.run(|rows, columns, a, panel, sums| tile(rows, columns, a, panel, sums));
                 }
 
                 /// One tile of the product; few `columns` spare the rest of the panel.
@@ -27,15 +27,14 @@ macro_rules! product {
                     rows: usize,
                     columns: usize,
                     a: &[$t],
-                    steps: &[Step<$t>],
-                    live: Option<&[u32]>,
+                    panel: Panel<'_, $t>,
                     sums: &mut Sums<$t>,
                 ) {
                     let vectors = columns.div_ceil($lanes);
                     match rows {
                         $($rows => {
                             for first in (0..vectors).step_by($vectors) {
-                                product!(@last $rows, $vectors, vectors - first, (a, steps, live, first, sums), $last);
+                                product!(@last $rows, $vectors, vectors - first, (a, panel, first, sums), $last);
                             }
                         })*
                         _ => unreachable!("a tile of {rows} rows"),
@@ -46,8 +45,7 @@ macro_rules! product {
                 #[target_feature(enable = $features)]
                 fn dot<const R: usize, const V: usize>(
                     a: &[$t],
-                    steps: &[Step<$t>],
-                    live: Option<&[u32]>,
+                    Panel { steps, live, next }: Panel<'_, $t>,
                     first: usize,
                     sums: &mut Sums<$t>,
                 ) {
@@ -58,7 +56,8 @@ macro_rules! product {
                     // Loops, not iterators: a closure that is not inlined has all sums stored and loaded around it.
                     match live {
                         None => {
-                            for (a, step) in a.iter().zip(steps) {
+                            for ((a, step), next) in a.iter().zip(steps).zip(next) {
+                                fetch(next);
                                 add(&mut all, a, step, first);
                             }
                         }
@@ -93,6 +92,16 @@ macro_rules! product {
                         for (sum, &w) in sums.iter_mut().zip(&w) {
                             *sum = $fma(a, w, *sum);
                         }
+                    }
+                }
+
+                /// Brings a step near, for a tile to come.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn fetch(step: &Step<$t>) {
+                    for line in 0..size_of::<Step<$t>>() / 64 {
+                        let at = std::ptr::from_ref(step).cast::<i8>().wrapping_add(64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(at);
                     }
                 }
 
