@@ -5,6 +5,7 @@
 //! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
 //! stays within the error that its page states (floats).
 
+mod draws;
 mod elementwise;
 mod exp;
 mod int8;
@@ -30,6 +31,7 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub(crate) use draws::kept_bits;
 pub use elementwise::{Code, Grid, dequantize, min_max, quantize, relu};
 pub(crate) use elementwise::{Work, as_signed, with};
 pub use exp::Exp;
@@ -44,6 +46,6 @@ pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,
 };
-pub(crate) use stream::{Fill, fetch, write as write_stream};
+pub(crate) use stream::{Fill, Stream, fetch, write as write_stream};
 pub use tail::{Fused, Tail};
 pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

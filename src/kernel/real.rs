@@ -78,6 +78,12 @@ pub trait Real:
         inside: &mut Vec<Self>,
     ) -> (usize, usize);
 
+    /// Writes groups of four without the `surplus` lowest magnitudes of each, of equal ones the first; NaN ranks as
+    /// infinity. Returns how many numbers that were from the beginning of `x` (the rest is left to the caller), and how
+    /// many of them are NaN.
+    #[doc(hidden)]
+    fn keep_of_fours(isa: Isa, x: &[Self], out: &mut [Self], surplus: u32) -> (usize, usize);
+
     /// Rows of the register tile.
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
@@ -96,7 +102,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -136,6 +142,17 @@ macro_rules! real {
                 }
             }
 
+            fn keep_of_fours(isa: Isa, x: &[Self], out: &mut [Self], surplus: u32) -> (usize, usize) {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) => cpu.$fours(x, out, surplus),
+                    _ => {
+                        let _ = (x, out, surplus);
+                        (0, 0)
+                    }
+                }
+            }
+
             fn tile_rows(isa: Isa) -> usize {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -163,8 +180,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, between_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, avx2: 6, avx512: 7);
+real!(f32, 12_582_912.0, run_f32, between_f32, fours_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, fours_f64, avx2: 6, avx512: 7);
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
 #[derive(Clone, Debug)]

@@ -31,7 +31,7 @@ pub(crate) trait Fill<F> {
 pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: &mut T) {
     struct Write<'a, F, T> {
         isa: Isa,
-        large: bool,
+        whole: usize,
         out: &'a mut [F],
         fill: &'a mut T,
     }
@@ -41,29 +41,66 @@ pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], 
 
         #[inline(always)]
         fn run(self) {
-            let Self { isa, large, out, fill } = self;
-            let mut memory = Line([F::default(); CHUNK + ALIGN]);
-            // As far from the beginning of a line as the result: then whole lines are whole lines in both.
-            let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
-            for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-                let chunk = &mut memory.0[shift..][..out.len()];
-                // One call for both ways: what is called once is inlined, and compiled for the instruction set.
-                fill.fill(i * CHUNK, if large { &mut *chunk } else { &mut *out });
-                if large {
-                    past_caches(isa, chunk, out);
-                }
-            }
-            if large {
-                finish();
+            let Self { isa, whole, out, fill } = self;
+            let mut stream = Stream::new(isa, whole);
+            stream.fill(out, fill);
+            stream.finish();
+        }
+    }
+
+    with(isa, Write { isa, whole, out, fill });
+}
+
+/// The way to a large result, for work that is compiled for an instruction set. What was written may be shown to other
+/// threads after [`finish`](Self::finish).
+pub(crate) struct Stream<F> {
+    isa: Isa,
+    large: bool,
+    memory: Line<F>,
+}
+
+impl<F: Real> Stream<F> {
+    /// For parts of a result of `whole` elements.
+    #[inline(always)]
+    pub(crate) fn new(isa: Isa, whole: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let large = matches!(isa, Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
+        #[cfg(not(target_arch = "x86_64"))]
+        let large = false;
+        let _ = whole;
+        Self { isa, large, memory: Line([F::default(); CHUNK + ALIGN]) }
+    }
+
+    /// Fills `out` with what `fill` makes.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, out: &mut [F], fill: &mut impl Fill<F>) {
+        // As far from the beginning of a line as the result: then whole lines are whole lines in both.
+        let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
+        for (i, out) in out.chunks_mut(CHUNK).enumerate() {
+            let chunk = &mut self.memory.0[shift..][..out.len()];
+            // One call for both ways: what is called once is inlined, and compiled for the instruction set.
+            fill.fill(i * CHUNK, if self.large { &mut *chunk } else { &mut *out });
+            if self.large {
+                past_caches(self.isa, chunk, out);
             }
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
-    let large = matches!(isa, Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
-    #[cfg(not(target_arch = "x86_64"))]
-    let large = false;
-    with(isa, Write { isa, large, out, fill });
+    /// Copies.
+    #[inline(always)]
+    pub(crate) fn copy(&mut self, from: &[F], to: &mut [F]) {
+        if self.large { past_caches(self.isa, from, to) } else { to.copy_from_slice(from) }
+    }
+
+    /// Orders what was written before all that is written later, as other stores are by themselves.
+    #[inline(always)]
+    pub(crate) fn finish(self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.large {
+            // SAFETY: an instruction of every 64-bit processor of this family, which touches no memory.
+            unsafe { std::arch::x86_64::_mm_sfence() };
+        }
+    }
 }
 
 /// Asks for numbers that will be read soon: a hint, which changes nothing but time.
@@ -79,7 +116,7 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
-/// Copies; with AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`finish`].
+/// Copies; with AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`Stream::finish`].
 #[inline(always)]
 fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
     #[cfg(target_arch = "x86_64")]
@@ -99,16 +136,6 @@ fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
     }
     let _ = isa;
     to.copy_from_slice(from);
-}
-
-/// Orders the stores of [`past_caches`] before all later ones, as other stores are by themselves.
-#[inline(always)]
-fn finish() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: an instruction of every 64-bit processor of this family, which touches no memory.
-    unsafe {
-        std::arch::x86_64::_mm_sfence();
-    }
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@ use std::marker::PhantomData;
 use super::affine::Affine;
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Work, with, write_stream};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Columns are divided among threads by so many.
+/// Rows of which sums are taken in registers: more would be more streams from memory than a processor foresees.
+const DEEP: usize = 8;
+/// Columns that are summed side by side; threads divide them by so many.
 const COLUMNS: usize = 64;
 
 /// Mean and spread of each column of a batch.
@@ -107,10 +109,12 @@ struct Shifted<'a, F> {
 impl<F: Float> Terms<F> for Shifted<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
-        for (((a, b), &x), &first) in a.iter_mut().zip(b).zip(&self.x[at..]).zip(&self.first[j..]) {
-            let d = x - first;
-            *a += d;
-            *b += d * d;
+        let n = a.len();
+        let (b, x, first) = (&mut b[..n], &self.x[at..][..n], &self.first[j..][..n]);
+        for i in 0..n {
+            let d = x[i] - first[i];
+            a[i] += d;
+            b[i] += d * d;
         }
     }
 }
@@ -124,10 +128,11 @@ struct Product<'a, F> {
 impl<F: Float> Terms<F> for Product<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, _: usize, sums: &mut [F], products: &mut [F]) {
-        let terms = self.a[at..].iter().zip(&self.b[at..]);
-        for ((sum, product), (&a, &b)) in sums.iter_mut().zip(products).zip(terms) {
-            *sum += a;
-            *product += a * b;
+        let n = sums.len();
+        let (products, a, b) = (&mut products[..n], &self.a[at..][..n], &self.b[at..][..n]);
+        for i in 0..n {
+            sums[i] += a[i];
+            products[i] += a[i] * b[i];
         }
     }
 }
@@ -144,11 +149,12 @@ impl<F: Float> Terms<F> for Standardized<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
         let Self { dy, x, moments: Moments { first, offset, .. }, inverse } = self;
-        let statistics = first[j..].iter().zip(&offset[j..]).zip(&inverse[j..]);
-        let terms = dy[at..].iter().zip(&x[at..]).zip(statistics);
-        for ((a, b), ((&dy, &x), ((&first, &offset), &inverse))) in a.iter_mut().zip(b).zip(terms) {
-            *a += dy;
-            *b += dy * (((x - first) - offset) * inverse);
+        let n = a.len();
+        let (b, dy, x) = (&mut b[..n], &dy[at..][..n], &x[at..][..n]);
+        let (first, offset, inverse) = (&first[j..][..n], &offset[j..][..n], &inverse[j..][..n]);
+        for i in 0..n {
+            a[i] += dy[i];
+            b[i] += dy[i] * (((x[i] - first[i]) - offset[i]) * inverse[i]);
         }
     }
 }
@@ -191,8 +197,23 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
         let (mut a, mut b) = (vec![F::zero(); columns], vec![F::zero(); columns]);
         for start in (0..self.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.rows);
-            for row in start..end {
-                self.terms.add(row * self.width + self.first, self.first, &mut a, &mut b);
+            for first in (start..end).step_by(DEEP) {
+                let last = (first + DEEP).min(end);
+                let at = |row: usize, j: usize| row * self.width + self.first + j;
+                let ((a, a_rest), (b, b_rest)) = (a.as_chunks_mut::<COLUMNS>(), b.as_chunks_mut::<COLUMNS>());
+                let rest = COLUMNS * a.len();
+                for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
+                    // Of their own: they stay in registers over the rows.
+                    let (mut sums, mut others) = (*a, *b);
+                    for row in first..last {
+                        let j = i * COLUMNS;
+                        self.terms.add(at(row, j), self.first + j, &mut sums, &mut others);
+                    }
+                    (*a, *b) = (sums, others);
+                }
+                for row in first..last {
+                    self.terms.add(at(row, rest), self.first + rest, a_rest, b_rest);
+                }
             }
             flush(&mut a, self.sums);
             flush(&mut b, self.others);
@@ -304,10 +325,10 @@ pub(super) fn each_row_into<F: Float, const N: usize>(
     out: &mut [F],
     f: impl Fn(usize, [&[F]; N], &mut [F]) + Sync,
 ) {
-    let (isa, elements, part) = (Isa::best(), out.len(), whole_rows(width));
+    let (isa, whole, part) = (Isa::best(), out.len(), whole_rows(width));
     pool.each(out.chunks_mut(part).enumerate(), |(i, out)| {
         let inputs = inputs.map(|x| &x[i * part..][..out.len()]);
-        write_stream(isa, elements, out, &mut FillRows { width, column: 0, inputs, f: &f });
+        with(isa, FillRows { isa, whole, width, inputs, out, f: &f });
     });
 }
 
@@ -317,24 +338,47 @@ fn whole_rows(width: usize) -> usize {
 }
 
 struct FillRows<'a, 'f, F, G, const N: usize> {
+    isa: Isa,
+    /// Elements of the whole output.
+    whole: usize,
     width: usize,
-    /// That of the next element.
-    column: usize,
+    inputs: [&'a [F]; N],
+    out: &'a mut [F],
+    f: &'f G,
+}
+
+impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Work for FillRows<'_, '_, F, G, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { isa, whole, width, inputs, out, f } = self;
+        let mut stream = Stream::new(isa, whole);
+        // Some columns of all rows, then the next: what belongs to the columns stays in the nearest cache.
+        for first in (0..width).step_by(TILE) {
+            let columns = TILE.min(width - first);
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                let at = row * width + first;
+                let inputs = inputs.map(|x| &x[at..at + columns]);
+                stream.fill(&mut out[first..first + columns], &mut Piece { first, inputs, f });
+            }
+        }
+        stream.finish();
+    }
+}
+
+/// Columns of one row, from column `first` on.
+struct Piece<'a, 'f, F, G, const N: usize> {
+    first: usize,
     inputs: [&'a [F]; N],
     f: &'f G,
 }
 
-impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Fill<F> for FillRows<'_, '_, F, G, N> {
+impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Fill<F> for Piece<'_, '_, F, G, N> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
-        let mut done = 0;
-        while done < out.len() {
-            let part = done..out.len().min(done + self.width - self.column);
-            let inputs = self.inputs.map(|x| &x[at + part.start..at + part.end]);
-            (self.f)(self.column, inputs, &mut out[part.clone()]);
-            self.column = (self.column + part.len()) % self.width;
-            done = part.end;
-        }
+        let inputs = self.inputs.map(|x| &x[at..at + out.len()]);
+        (self.f)(self.first + at, inputs, out);
     }
 }
 

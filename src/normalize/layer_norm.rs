@@ -21,7 +21,7 @@ use super::affine::{
 use super::columns::{each_row, product_sums};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
 use crate::traits::Normalizer;
 
 /// Normalizes each row of a batch `[batch, features]` by its own mean and variance.
@@ -152,7 +152,10 @@ impl<F: Float> LayerNorm<F> {
     /// Inference of one row of [`features`](Self::features) numbers, in place and without allocating.
     pub(crate) fn normalize_row(&self, row: &mut [F]) -> Result<()> {
         let (n, inverse) = (row.len(), &mut [F::zero()]);
-        if !with(Isa::best(), Rows { n, eps: self.eps, x: None, y: row, inverse, affine: None }) {
+        if !with(
+            Isa::best(),
+            Rows { isa: Isa::best(), whole: n, n, eps: self.eps, x: None, y: row, inverse, affine: None },
+        ) {
             let value = f64::INFINITY;
             return Err(Error::NotFinite { what: "variance of a row", index: vec![], value });
         }
@@ -167,12 +170,12 @@ impl<F: Float> LayerNorm<F> {
         let n = self.features();
         let part = (PART / n).max(1);
         let mut inverse = vec![F::zero(); y.len() / n];
-        let (isa, eps, failed) = (Isa::best(), self.eps, AtomicBool::new(false));
+        let (isa, whole, eps, failed) = (Isa::best(), y.len(), self.eps, AtomicBool::new(false));
         let affine = affine.then(|| Affine::new(&self.gamma, &self.beta));
         let parts = y.chunks_mut(part * n).zip(inverse.chunks_mut(part)).enumerate();
         pool.each(parts, |(i, (y, inverse))| {
             let x = x.map(|x| &x[i * part * n..][..y.len()]);
-            if !with(isa, Rows { n, eps, x, y, inverse, affine: affine.as_ref() }) {
+            if !with(isa, Rows { isa, whole, n, eps, x, y, inverse, affine: affine.as_ref() }) {
                 failed.store(true, Ordering::Relaxed);
             }
         });
@@ -195,6 +198,9 @@ impl<F: Float> LayerNorm<F> {
 
 /// Some rows of `y`, or of `x` on their way to `y`.
 struct Rows<'a, F> {
+    isa: Isa,
+    /// Elements of the whole result.
+    whole: usize,
     n: usize,
     eps: f64,
     x: Option<&'a [F]>,
@@ -209,14 +215,13 @@ impl<F: Float> Work for Rows<'_, F> {
 
     #[inline(always)]
     fn run(self) -> bool {
-        let Self { n, eps, x, y, inverse, affine } = self;
-        let mut finite = true;
+        let Self { isa, whole, n, eps, x, y, inverse, affine } = self;
+        let (mut finite, mut stream) = (true, Stream::new(isa, whole));
         for (i, (row, inverse)) in y.chunks_exact_mut(n).zip(inverse).enumerate() {
-            if let Some(x) = x {
-                row.copy_from_slice(&x[i * n..][..n]);
-            }
-            let first = row[0];
-            let (sum, square) = shifted_sums(row, first);
+            let x = x.map(|x| &x[i * n..][..n]);
+            let from = x.unwrap_or(&*row);
+            let first = from[0];
+            let (sum, square) = shifted_sums(from, first);
             let offset = sum / n as f64;
             let var = (square - sum * offset) / n as f64;
             if !var.is_finite() {
@@ -227,13 +232,47 @@ impl<F: Float> Work for Rows<'_, F> {
             // Rounding may leave a constant row just below 0.
             let scale = F::of(1.0 / (var.max(0.0) + eps).sqrt());
             let offset = F::of(offset);
-            row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
-            if let Some(affine) = affine {
-                affine.run(0, row);
-            }
             *inverse = scale;
+            match (x, affine) {
+                (Some(x), Some(affine)) => {
+                    let (gamma, beta) = affine.parts();
+                    stream.fill(row, &mut Row { x, first, offset, scale, gamma, beta });
+                }
+                _ => {
+                    if let Some(x) = x {
+                        row.copy_from_slice(x);
+                    }
+                    row.iter_mut().for_each(|x| *x = ((*x - first) - offset) * scale);
+                    if let Some(affine) = affine {
+                        affine.run(0, row);
+                    }
+                }
+            }
         }
+        stream.finish();
         finite
+    }
+}
+
+/// `y = (x - mean) * scale * gamma + beta` of one row, where `mean = first + offset`.
+struct Row<'a, F> {
+    x: &'a [F],
+    first: F,
+    offset: F,
+    scale: F,
+    gamma: &'a [F],
+    beta: &'a [F],
+}
+
+impl<F: Float> Fill<F> for Row<'_, F> {
+    #[inline(always)]
+    fn fill(&mut self, at: usize, y: &mut [F]) {
+        let &mut Self { x, first, offset, scale, gamma, beta } = self;
+        let n = y.len();
+        let (x, gamma, beta) = (&x[at..][..n], &gamma[at..][..n], &beta[at..][..n]);
+        for i in 0..n {
+            y[i] = ((x[i] - first) - offset) * scale * gamma[i] + beta[i];
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use ndarray::{ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, write_stream};
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
@@ -161,10 +161,12 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
             && as_matrix(weights.shape()).1.is_multiple_of(4)
             && let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
         {
-            let (isa, surplus) = (Isa::best(), 4 - self.keep as u32);
+            let (isa, whole, surplus) = (Isa::best(), x.len(), 4 - self.keep as u32);
             let nan = AtomicUsize::new(0);
             pool.each(x.chunks(PART).zip(out.chunks_mut(PART)), |(x, out)| {
-                nan.fetch_add(with(isa, Fours { x, out, surplus }), Ordering::Relaxed);
+                let mut fours = Fours { isa, x, surplus, nan: 0 };
+                write_stream(isa, whole, out, &mut fours);
+                nan.fetch_add(fours.nan, Ordering::Relaxed);
             });
             let zeros = x.len() / 4 * (4 - self.keep);
             let (units, nan) = (x.len(), nan.into_inner());
@@ -176,29 +178,28 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
 
 /// Whole groups of four, without the `surplus` lowest of each; counts NaN.
 struct Fours<'a, F> {
+    isa: Isa,
     x: &'a [F],
-    out: &'a mut [F],
     surplus: u32,
+    nan: usize,
 }
 
-impl<F: Float> Work for Fours<'_, F> {
-    type Output = usize;
-
+impl<F: Float> Fill<F> for Fours<'_, F> {
     #[inline(always)]
-    fn run(self) -> usize {
+    fn fill(&mut self, at: usize, out: &mut [F]) {
         /// Groups side by side: one for each lane of a vector register.
         const LANES: usize = 16;
-        let Self { x, out, surplus } = self;
-        let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
-        let (out_blocks, out_rest) = out.as_chunks_mut::<{ 4 * LANES }>();
-        let mut nan = 0;
+        let x = &self.x[at..][..out.len()];
+        let (done, nan) = F::keep_of_fours(self.isa, x, out, self.surplus);
+        self.nan += nan;
+        let (blocks, rest) = x[done..].as_chunks::<{ 4 * LANES }>();
+        let (out_blocks, out_rest) = out[done..].as_chunks_mut::<{ 4 * LANES }>();
         for (x, out) in blocks.iter().zip(out_blocks) {
-            nan += fours(x, out, surplus);
+            self.nan += fours(x, out, self.surplus);
         }
         for (x, out) in rest.as_chunks::<4>().0.iter().zip(out_rest.as_chunks_mut::<4>().0) {
-            nan += fours(x, out, surplus);
+            self.nan += fours(x, out, self.surplus);
         }
-        nan
     }
 }
 

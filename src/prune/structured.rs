@@ -10,7 +10,7 @@ use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Ix2};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Fill, Isa, Pool, write_stream};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
@@ -168,27 +168,51 @@ impl<F: Float, D: Dimension> Pruner<F, D> for StructuredPruner {
             let scores = score::row_norms(pool, x, columns, self.norm);
             let (keep, report) =
                 self.selection.select(ArrayView::from(&scores).insert_axis(Axis(0)), None)?;
-            let rows = x.chunks(columns).zip(out.chunks_mut(columns));
-            let isa = Isa::best();
-            pool.each(rows.zip(keep.keep()), |((x, out), &keep)| {
-                write_stream(isa, weights.len(), out, &mut Row(keep.then_some(x)));
-            });
+            let (isa, whole, rows) = (Isa::best(), x.len(), (PART / columns).max(1));
+            let keep = keep.keep();
+            let keep = keep.as_slice().unwrap_or_default();
+            let parts = x.chunks(rows * columns).zip(out.chunks_mut(rows * columns)).zip(keep.chunks(rows));
+            pool.each(parts, |((x, out), keep)| with(isa, Rows { isa, whole, columns, x, out, keep }));
             return Ok(PruneReport { weights: x.len(), zeros: report.dropped * columns, ..report });
         }
         masked_into(self.mask(weights.view(), None)?, weights, out)
     }
 }
 
-/// A row that stays, or zeros.
-struct Row<'a, F>(Option<&'a [F]>);
+/// Rows that stay, or zeros in place of them.
+struct Rows<'a, F> {
+    isa: Isa,
+    /// Elements of the whole result.
+    whole: usize,
+    columns: usize,
+    x: &'a [F],
+    out: &'a mut [F],
+    keep: &'a [bool],
+}
 
-impl<F: Float> Fill<F> for Row<'_, F> {
+struct Zeros;
+
+impl<F: Float> Fill<F> for Zeros {
     #[inline(always)]
-    fn fill(&mut self, at: usize, out: &mut [F]) {
-        match self.0 {
-            Some(x) => out.copy_from_slice(&x[at..at + out.len()]),
-            None => out.fill(F::zero()),
+    fn fill(&mut self, _: usize, out: &mut [F]) {
+        out.fill(F::zero());
+    }
+}
+
+impl<F: Float> Work for Rows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { isa, whole, columns, x, out, keep } = self;
+        let mut stream = Stream::new(isa, whole);
+        for ((x, out), &keep) in x.chunks(columns).zip(out.chunks_mut(columns)).zip(keep) {
+            match keep {
+                true => stream.copy(x, out),
+                false => stream.fill(out, &mut Zeros),
+            }
         }
+        stream.finish();
     }
 }
 

@@ -25,7 +25,7 @@ use rand::Rng;
 use super::philox::{LANES, Philox};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements_mut, into_rows};
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, kept_bits, with};
 use crate::traits::Regularizer;
 
 /// Number of different 16-bit draws.
@@ -108,7 +108,7 @@ fn draws(stream: Philox, index: u64) -> [u16; CHUNK] {
 
 /// Bit `i` is 1 if draw `i` keeps.
 #[inline(always)]
-fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
+fn bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
     let kept = draws.map(|draw| u8::from(draw >= threshold));
     let bytes = kept.as_chunks().0.iter().map(|&eight| {
         // Moves bit 0 of byte i to bit 56 + i; no two terms of the product meet.
@@ -117,8 +117,24 @@ fn kept_bits(draws: &[u16; CHUNK], threshold: u16) -> u64 {
     bytes.rev().fold(0, |word, byte| word << 8 | byte)
 }
 
+/// The bits of the blocks from `first` on.
+#[inline(always)]
+fn draw_bits(isa: Isa, stream: Philox, first: u64, threshold: u16, keep: &mut [u64]) {
+    if !kept_bits(isa, stream.key(), first, threshold, keep) {
+        for (index, keep) in (first..).zip(keep) {
+            *keep = bits(&draws(stream, index), threshold);
+        }
+    }
+}
+
+/// Words of the mask that are drawn before they are used: what the nearest cache easily holds.
+const WORDS: usize = 4;
+
 /// Draws for `y`, whose first element is element `64 * first` of the stream.
 struct Draw<'a, F> {
+    isa: Isa,
+    /// Elements of the whole result.
+    whole: usize,
     stream: Philox,
     threshold: u16,
     gain: F,
@@ -129,40 +145,46 @@ struct Draw<'a, F> {
     keep: &'a mut [u64],
 }
 
+/// As [`Draw`], for what is read elsewhere.
+struct Drawn<'a, F> {
+    isa: Isa,
+    stream: Philox,
+    threshold: u16,
+    gain: F,
+    first: usize,
+    x: &'a [F],
+    keep: &'a mut [u64],
+}
+
+impl<F: Float> Fill<F> for Drawn<'_, F> {
+    #[inline(always)]
+    fn fill(&mut self, at: usize, y: &mut [F]) {
+        let keep = &mut self.keep[at / CHUNK..][..y.len().div_ceil(CHUNK)];
+        draw_bits(self.isa, self.stream, (self.first + at / CHUNK) as u64, self.threshold, keep);
+        keep_of(keep, self.gain, &self.x[at..][..y.len()], y);
+    }
+}
+
 impl<F: Float> Work for Draw<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { stream, threshold, gain, first, x, y, keep } = self;
-        let (whole, rest) = y.as_chunks_mut::<CHUNK>();
-        let last = whole.len();
-        for (i, (y, keep)) in whole.iter_mut().zip(&mut *keep).enumerate() {
-            let draws = draws(stream, (first + i) as u64);
-            match x.and_then(|x| x.as_chunks::<CHUNK>().0.get(i)) {
-                Some(x) => drop_some(&draws, threshold, gain, x, y),
-                None => drop_some(&draws, threshold, gain, &{ *y }, y),
+        let Self { isa, whole, stream, threshold, gain, first, x, y, keep } = self;
+        match x {
+            Some(x) => {
+                let mut out = Stream::new(isa, whole);
+                out.fill(y, &mut Drawn { isa, stream, threshold, gain, first, x, keep });
+                out.finish();
             }
-            *keep = kept_bits(&draws, threshold);
+            None => {
+                let parts = y.chunks_mut(WORDS * CHUNK).zip(keep.chunks_mut(WORDS)).enumerate();
+                for (i, (y, keep)) in parts {
+                    draw_bits(isa, stream, (first + i * WORDS) as u64, threshold, keep);
+                    keep_in_place(keep, gain, y);
+                }
+            }
         }
-        if let Some(keep) = keep.get_mut(last) {
-            let draws = draws(stream, (first + last) as u64);
-            if let Some(x) = x {
-                rest.copy_from_slice(&x[last * CHUNK..]);
-            }
-            for (y, &draw) in rest.iter_mut().zip(&draws) {
-                *y = if draw < threshold { F::zero() } else { *y * gain };
-            }
-            *keep = kept_bits(&draws, threshold);
-        }
-    }
-}
-
-#[inline(always)]
-fn drop_some<F: Float>(draws: &[u16; CHUNK], threshold: u16, gain: F, x: &[F; CHUNK], y: &mut [F; CHUNK]) {
-    for ((y, &x), &draw) in y.iter_mut().zip(x).zip(draws) {
-        // Written, not multiplied: an infinity times 0 would be NaN.
-        *y = if draw < threshold { F::zero() } else { x * gain };
     }
 }
 
@@ -181,21 +203,36 @@ impl<F: Float> Work for Keep<'_, F> {
     #[inline(always)]
     fn run(self) {
         let Self { keep, gain, dy, dx } = self;
-        let (whole, rest) = dx.as_chunks_mut::<CHUNK>();
-        let last = whole.len();
-        for (i, (dx, &word)) in whole.iter_mut().zip(keep).enumerate() {
-            match dy.and_then(|dy| dy.as_chunks::<CHUNK>().0.get(i)) {
-                Some(dy) => keep_some(word, gain, dy, dx),
-                None => keep_some(word, gain, &{ *dx }, dx),
-            }
+        match dy {
+            Some(dy) => keep_of(keep, gain, dy, dx),
+            None => keep_in_place(keep, gain, dx),
         }
-        if let Some(dy) = dy {
-            rest.copy_from_slice(&dy[last * CHUNK..]);
-        }
-        let word = keep.get(last).copied().unwrap_or_default();
-        for (i, dx) in rest.iter_mut().enumerate() {
-            *dx = if word >> i & 1 == 0 { F::zero() } else { *dx * gain };
-        }
+    }
+}
+
+/// `to = from * gain` where a bit is set, else 0: written, not multiplied, because an infinity times 0 would be NaN.
+#[inline(always)]
+fn keep_of<F: Float>(keep: &[u64], gain: F, from: &[F], to: &mut [F]) {
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<CHUNK>(), to.as_chunks_mut::<CHUNK>());
+    for ((to, from), &word) in to.iter_mut().zip(from).zip(keep) {
+        keep_some(word, gain, from, to);
+    }
+    let word = keep.get(from.len()).copied().unwrap_or_default();
+    for (i, (to, &from)) in to_rest.iter_mut().zip(from_rest).enumerate() {
+        *to = if word >> i & 1 == 0 { F::zero() } else { from * gain };
+    }
+}
+
+/// [`keep_of`] from where it goes.
+#[inline(always)]
+fn keep_in_place<F: Float>(keep: &[u64], gain: F, x: &mut [F]) {
+    let (x, rest) = x.as_chunks_mut::<CHUNK>();
+    for (x, &word) in x.iter_mut().zip(keep) {
+        keep_some(word, gain, &{ *x }, x);
+    }
+    let word = keep.get(x.len()).copied().unwrap_or_default();
+    for (i, x) in rest.iter_mut().enumerate() {
+        *x = if word >> i & 1 == 0 { F::zero() } else { *x * gain };
     }
 }
 
@@ -247,11 +284,12 @@ impl Dropout {
         let keep = cache.keep.get_or_insert_default();
         keep.resize(y.len().div_ceil(CHUNK), 0);
         let (isa, stream, gain) = (Isa::best(), Philox::new(seed), F::of(cache.gain));
+        let whole = y.len();
         let parts = y.chunks_mut(PART).zip(keep.chunks_mut(PART / CHUNK)).enumerate();
         pool.each(parts, |(i, (y, keep))| {
             let x = x.map(|x| &x[i * PART..][..y.len()]);
             let (first, threshold) = (i * (PART / CHUNK), self.threshold as u16);
-            with(isa, Draw { stream, threshold, gain, first, x, y, keep });
+            with(isa, Draw { isa, whole, stream, threshold, gain, first, x, y, keep });
         });
     }
 }
@@ -458,14 +496,19 @@ mod tests {
             }
         }
         let stream = Philox::new(7);
-        let expected = (0..5).map(|i| draws(stream, i)).collect::<Vec<_>>();
-        for isa in Isa::available() {
-            let (mut y, mut keep) = ([1.0f64; 5 * CHUNK - 3], [0; 5]);
-            let (y_, keep_) = (&mut y, &mut keep);
-            with(isa, Draw { stream, threshold: 9000, gain: 2.0, first: 0, x: None, y: y_, keep: keep_ });
-            assert!(y.iter().zip(expected.as_flattened()).all(|(&y, &draw)| (y == 0.0) == (draw < 9000)));
-            let bits = keep.iter().flat_map(|keep| (0..64).map(move |i| keep >> i & 1 == 0));
-            assert!(bits.zip(&y).all(|(gone, &y)| gone == (y == 0.0)), "{isa}");
+        for (isa, first) in Isa::available().into_iter().flat_map(|isa| [(isa, 0), (isa, (1 << 29) - 2)]) {
+            let expected = (0..5).map(|i| draws(stream, first + i)).collect::<Vec<_>>();
+            let ones = [1.0; 5 * CHUNK - 3];
+            for x in [None, Some(&ones[..])] {
+                let (mut y, mut keep) = ([1.0f64; 5 * CHUNK - 3], [0; 5]);
+                let (first, whole, threshold, gain) = (first as usize, usize::MAX, 9000, 2.0);
+                let (y_, keep_) = (&mut y, &mut keep);
+                with(isa, Draw { isa, whole, stream, threshold, gain, first, x, y: y_, keep: keep_ });
+                let dropped = |&draw: &u16| draw < threshold;
+                assert!(y.iter().zip(expected.as_flattened()).all(|(&y, draw)| (y == 0.0) == dropped(draw)));
+                let bits = keep.iter().flat_map(|keep| (0..64).map(move |i| keep >> i & 1 == 0));
+                assert!(bits.eq(expected.as_flattened().iter().map(dropped)), "{isa}");
+            }
         }
     }
 

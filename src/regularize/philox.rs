@@ -34,6 +34,11 @@ impl Philox {
         Self { key }
     }
 
+    /// Its key.
+    pub(super) fn key(self) -> u64 {
+        self.key
+    }
+
     /// The words of the counters `LANES * index .. LANES * (index + 1)`; the counter's upper half is 0.
     #[inline(always)]
     pub(super) fn block(self, index: u64) -> Block {

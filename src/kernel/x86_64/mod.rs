@@ -6,8 +6,10 @@
 use crate::kernel::elementwise::Work;
 
 mod between;
+mod fours;
 mod int8;
 mod pack;
+mod philox;
 mod real;
 mod row;
 mod sparse;
