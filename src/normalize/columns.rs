@@ -286,10 +286,21 @@ pub(super) fn backward_from<F: Float>(
         let (x, dy, dy_mean, dy_x_mean) = (&x[..n], &dy[..n], &dy_mean[j..][..n], &dy_x_mean[j..][..n]);
         let (first, offset, inverse) = (&first[j..][..n], &offset[j..][..n], &inverse[j..][..n]);
         let scale = &scale[j..][..n];
-        for i in 0..n {
+        let of = |i: usize| {
             let x_hat = ((x[i] - first[i]) - offset[i]) * inverse[i];
-            dx[i] = (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i];
+            (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i]
+        };
+        // By way of numbers of its own: so many slices are too many for the compiler to tell from `dx`.
+        let (blocks, rest) = dx.as_chunks_mut::<COLUMNS>();
+        let done = COLUMNS * blocks.len();
+        for (block, dx) in blocks.iter_mut().enumerate() {
+            let mut own = [F::zero(); COLUMNS];
+            for i in 0..COLUMNS {
+                own[i] = of(block * COLUMNS + i);
+            }
+            *dx = own;
         }
+        rest.iter_mut().enumerate().for_each(|(i, dx)| *dx = of(done + i));
     });
     sums
 }
