@@ -8,6 +8,7 @@ use crate::kernel::elementwise::Work;
 mod between;
 mod int8;
 mod pack;
+mod palette;
 mod real;
 mod row;
 mod sparse;
