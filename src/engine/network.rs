@@ -364,6 +364,12 @@ fn unshaped(error: &ndarray::ShapeError) -> Error {
     Error::Unsupported { what: "the input", reason: error.to_string() }
 }
 
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Engine<f32>>();
+    shared::<Engine<f64>>();
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,9 +400,3 @@ mod tests {
         }
     }
 }
-
-const _: () = {
-    const fn shared<T: Send + Sync>() {}
-    shared::<Engine<f32>>();
-    shared::<Engine<f64>>();
-};
