@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Every sum is the chain of [`multiply`], so the bits are those of the same weights as numbers, on every set of
-//! instructions. Few rows multiply straight from the codes: an eighth or a quarter of the bytes comes from memory, and a
-//! table of up to 64 values is looked up in registers (AVX2: 16, and more by gathering). For more rows some panels are
-//! unpacked at a time, which the product of numbers then reads from a cache.
+//! instructions. Rows multiply straight from the codes: an eighth or a quarter of the bytes comes from memory, and a
+//! table is looked up in registers (AVX2: up to 32 values, and more by gathering). Where looking up takes long,
+//! many rows have some panels unpacked at a time, which the product of numbers then reads from a cache.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ use super::matrix::{Matrix, MatrixMut};
 use super::panels::{PackedReal, Step};
 use super::real::{Real, ScratchReal, multiply};
 use super::tail::Fused;
-use super::tiles::PANEL;
+use super::tiles::{PANEL, Tiles};
 
 /// Outputs of a strip, two of which are a panel.
 pub(super) const STRIP: usize = 16;
@@ -28,14 +28,14 @@ pub(super) const STRIP: usize = 16;
 /// Strips whose sums leave together.
 pub(super) const TOGETHER: usize = 4;
 
-/// Most rows that multiply straight from the codes.
-pub(super) const FEW: usize = 8;
+/// Most rows whose sums fit the registers.
+pub(super) const TILE: usize = 8;
 
 /// Most values of a table.
 const MOST: usize = 256;
 
 /// Unpacked panels take about so many bytes at a time, two panels at least.
-const UNPACKED_BYTES: usize = 1 << 20;
+const UNPACKED_BYTES: usize = 1 << 19;
 
 /// Some inputs of sixteen outputs, on a cache line.
 #[repr(C, align(64))]
@@ -43,7 +43,7 @@ const UNPACKED_BYTES: usize = 1 << 20;
 pub(super) struct Word(pub(super) [u32; STRIP]);
 
 /// Sums of some rows on their way from registers to memory.
-pub(super) type Sums<F> = [[F; STRIP * TOGETHER]; FEW];
+pub(super) type Sums<F> = [[F; STRIP * TOGETHER]; TILE];
 
 /// The numbers of a table: `f32` and `f64`.
 pub trait PaletteReal: Real + sealed::Sealed {}
@@ -55,8 +55,8 @@ pub(super) mod sealed {
     pub trait Sealed: Real {
         /// The bits, so that those of lesser numbers are less; `-0.0` comes before `0.0`.
         fn order(self) -> u64;
-        /// Up to so many rows multiply straight from the codes.
-        fn few(isa: Isa) -> usize;
+        /// Up to so many rows multiply straight from the codes of so many values.
+        fn few(isa: Isa, values: usize) -> usize;
         /// Does so.
         fn rows(isa: Isa, job: Job<'_, '_, Self>);
         /// One panel as numbers.
@@ -73,10 +73,15 @@ impl sealed::Sealed for f32 {
         u64::from(if bits >> 31 == 1 { !bits } else { bits | 1 << 31 })
     }
 
-    fn few(isa: Isa) -> usize {
-        match isa {
+    fn few(isa: Isa, values: usize) -> usize {
+        // Where a look-up takes no longer than a few products it is cheaper than to unpack, whatever the batch.
+        match (isa, values) {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) | Isa::Avx512(_) => FEW,
+            (Isa::Avx2(_), ..=16) | (Isa::Avx512(_), ..=64) => usize::MAX,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2(_), ..=32) | (Isa::Avx512(_), _) => TILE,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2(_), _) => TILE / 2,
             _ => 1,
         }
     }
@@ -108,7 +113,7 @@ impl sealed::Sealed for f64 {
         if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
     }
 
-    fn few(_isa: Isa) -> usize {
+    fn few(_isa: Isa, _values: usize) -> usize {
         1
     }
 
@@ -260,7 +265,7 @@ pub struct ScratchPalette<F> {
 impl<F: Real> Default for ScratchPalette<F> {
     fn default() -> Self {
         let panels = PackedReal { outputs: 0, inputs: 0, steps: Vec::new() };
-        Self { panels, sums: [[F::default(); STRIP * TOGETHER]; FEW] }
+        Self { panels, sums: [[F::default(); STRIP * TOGETHER]; TILE] }
     }
 }
 
@@ -300,7 +305,7 @@ pub fn multiply_palette<F: PaletteReal>(
     assert_eq!(Some(x.len()), y.rows().checked_mul(inputs), "inputs of {} rows", y.rows());
     assert_eq!(y.columns(), column(panels.end) - column(panels.start), "columns of the result");
     let rows = y.rows();
-    if rows <= F::few(isa) {
+    if rows <= F::few(isa, weights.entries) {
         let bias = bias.map(|bias| &bias[column(panels.start)..]);
         return F::rows(isa, Job { weights, panels, x, bias, activation, y, sums: &mut scratch.sums });
     }
@@ -324,7 +329,7 @@ pub fn multiply_palette<F: PaletteReal>(
 /// Where the numbers of a panel go, one step for each input.
 pub struct Unpacked<'a, F>(&'a mut [Step<F>]);
 
-/// Few rows to be multiplied by some panels.
+/// Rows to be multiplied by some panels.
 pub struct Job<'j, 's, F> {
     weights: &'j PackedPalette<F>,
     panels: Range<usize>,
@@ -352,8 +357,8 @@ impl<F: PaletteReal> Job<'_, '_, F> {
         for first in (2 * self.panels.start..end).step_by(TOGETHER) {
             let at = (first - 2 * self.panels.start) * STRIP;
             let used = (STRIP * TOGETHER).min(columns - at);
-            for row in (0..self.y.rows()).step_by(most) {
-                let count = most.min(self.y.rows() - row);
+            for rows in Tiles::new(self.y.rows(), most) {
+                let (row, count) = (rows.start, rows.len());
                 let x = &self.x[row * self.weights.inputs..][..count * self.weights.inputs];
                 if !x.is_empty() {
                     tile(self.weights, first..(first + TOGETHER).min(end), x, self.sums);
@@ -492,7 +497,7 @@ mod tests {
             same(length, 9, 40, 16, 9);
         }
         // More panels than are unpacked together.
-        same(9, 2100, 200, 16, 10);
+        same(9, 2100, 200, 256, 10);
     }
 
     #[test]

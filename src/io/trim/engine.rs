@@ -479,6 +479,18 @@ mod tests {
     }
 
     #[test]
+    fn a_palette_of_too_many_values_is_refused() {
+        let (engine, _) = engines().swap_remove(0);
+        let mut recipe = engine.recipe();
+        recipe.linears_mut().for_each(|layer| layer.format = Format::Palette);
+        let mut section = Vec::new();
+        put_recipe(&mut section, &recipe, Form::Encoded(&EncodeOptions::default()));
+        let file = write_sections(&[(Kind::Engine, &section)]);
+        let error = Engine::<f32>::from_bytes(&file).unwrap_err().to_string();
+        assert!(error.contains("256 different values"), "{error}");
+    }
+
+    #[test]
     fn a_small_file_cannot_ask_for_much_memory() {
         let mut section = Vec::new();
         put_element(&mut section, ElementType::F32);

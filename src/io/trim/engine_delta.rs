@@ -303,7 +303,9 @@ impl Reader<'_> {
                 0 => {}
                 1 => *grid = take_grid(&mut self.cursor)?,
                 other => {
-                    return Err(malformed(format!("difference {other} of a grid is unknown to this version")));
+                    return Err(malformed(format!(
+                        "difference {other} of a grid is unknown to this version"
+                    )));
                 }
             },
             Part::Numbers(shape, x) => {

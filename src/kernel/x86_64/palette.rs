@@ -65,12 +65,14 @@ macro_rules! palette {
                     let chunks = x.map(|x| x.as_chunks::<K>());
                     let whole = chunks[0].0.len();
                     for w in 0..whole {
-                        let x = chunks.map(|(chunks, _)| &chunks[w][..]);
-                        word::<N, K, R, P>(words.map(|words| &words[w]), x, &table, values, &mut all);
+                        let x = chunks.map(|(chunks, _)| &chunks[w]);
+                        word::<N, K, R, P>(words.map(|words| &words[w]), x, K, &table, values, &mut all);
                     }
-                    if !chunks[0].1.is_empty() {
-                        let x = chunks.map(|(_, rest)| rest);
-                        word::<N, K, R, P>(words.map(|words| &words[whole]), x, &table, values, &mut all);
+                    let left = chunks[0].1.len();
+                    if left > 0 {
+                        let x = chunks.map(|(_, rest)| array::from_fn(|i| rest.get(i).copied().unwrap_or(0.0)));
+                        let x = x.each_ref();
+                        word::<N, K, R, P>(words.map(|words| &words[whole]), x, left, &table, values, &mut all);
                     }
                     for (sums, all) in sums.iter_mut().zip(all) {
                         let vectors = sums[at..].as_chunks_mut::<$lanes>().0.iter_mut();
@@ -81,24 +83,24 @@ macro_rules! palette {
                     }
                 }
 
-                /// The inputs of one word, at most `K`.
+                /// The first `count` inputs of one word.
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn word<const N: usize, const K: usize, const R: usize, const P: usize>(
                     words: [&Word; P],
-                    x: [&[f32]; R],
+                    x: [&[f32; K]; R],
+                    count: usize,
                     table: &[$vector; N],
                     values: &[f32],
                     all: &mut [[[$vector; STRIP / $lanes]; P]; R],
                 ) {
                     let mut codes = words.map(|word| indices(word));
-                    for i in 0..x[0].len().min(K) {
-                        let x = x.map(|x| $set(x[i]));
+                    for i in 0..count.min(K) {
                         for (p, codes) in codes.iter_mut().enumerate() {
                             for (v, code) in codes.iter_mut().enumerate() {
                                 let w = lookup::<N>(table, values, *code);
-                                for (sums, &x) in all.iter_mut().zip(&x) {
-                                    sums[p][v] = $fma(x, w, sums[p][v]);
+                                for (sums, x) in all.iter_mut().zip(&x) {
+                                    sums[p][v] = $fma($set(x[i]), w, sums[p][v]);
                                 }
                                 *code = shift::<K>(*code);
                             }
@@ -137,11 +139,15 @@ macro_rules! palette {
                     for ((a, b), steps) in strips.zip(steps.chunks_mut(K)) {
                         let mut codes = [indices(a), indices(b)];
                         for step in steps {
-                            let vectors = step.0.as_chunks_mut::<$lanes>().0.iter_mut();
-                            for (to, code) in vectors.zip(codes.iter_mut().flatten()) {
-                                // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
-                                unsafe { $store(to.as_mut_ptr(), lookup::<N>(&table, values, *code)) }
-                                *code = shift::<K>(*code);
+                            let halves = step.0.as_chunks_mut::<STRIP>().0;
+                            for (half, codes) in halves.iter_mut().zip(&mut codes) {
+                                let vectors = half.as_chunks_mut::<$lanes>().0.iter_mut();
+                                for (to, code) in vectors.zip(codes) {
+                                    let w = lookup::<N>(&table, values, *code);
+                                    // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
+                                    unsafe { $store(to.as_mut_ptr(), w) }
+                                    *code = shift::<K>(*code);
+                                }
                             }
                         }
                     }
@@ -236,14 +242,22 @@ mod avx2 {
         array::from_fn(|n| unsafe { _mm256_loadu_ps(all[n].as_ptr()) })
     }
 
-    /// Two vectors of 8 values by 3 bits and the fourth between them; from memory by 8 bits, for `N` of 0.
+    /// Vectors of 8 values by 3 bits, and of these the one that the next bits name; from memory by 8 bits, for `N` of 0.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn lookup<const N: usize>(table: &[__m256; N], values: &[f32], codes: __m256i) -> __m256 {
-        if let [low, high, ..] = table[..] {
-            let low = _mm256_permutevar8x32_ps(low, codes);
-            let high = _mm256_permutevar8x32_ps(high, codes);
-            return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)));
+        if N > 0 {
+            let mut found = table.map(|table| _mm256_permutevar8x32_ps(table, codes));
+            let (mut left, mut place) = (N, 28);
+            while left > 1 {
+                // The sign chooses.
+                let upper = _mm256_castsi256_ps(_mm256_sllv_epi32(codes, _mm256_set1_epi32(place)));
+                for pair in 0..left / 2 {
+                    found[pair] = _mm256_blendv_ps(found[2 * pair], found[2 * pair + 1], upper);
+                }
+                (left, place) = (left / 2, place - 1);
+            }
+            return found[0];
         }
         assert!(values.len() > 255);
         let codes = _mm256_and_si256(codes, _mm256_set1_epi32(255));
@@ -254,6 +268,6 @@ mod avx2 {
     palette!(
         Avx2, "avx2,fma", __m256, 8, 4,
         _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps,
-        [16: 2, 8; 256: 0, 4], [1: 2, 2: 2, 3: 1, 4: 1]
+        [16: 2, 8; 32: 4, 4; 256: 0, 4], [1: 2, 2: 2, 3: 1, 4: 1]
     );
 }
