@@ -80,7 +80,7 @@ fn preset(name: &str) -> Option<Recipe> {
         "tiny" => Some(tiny),
         "best" => Some(Recipe { keep: 8200, budgets: vec![6000], epochs: 400, ..large }),
         "fair" => Some(Recipe {
-            keep: 9000,
+            keep: 8800,
             budgets: vec![6000],
             epochs: 200,
             teacher: false,
