@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! cargo bench --bench peers -- --json [--list] [--filter REGEX] [--threads N] [--seconds S]
+//! cargo bench --bench peers -- --accuracy [--threads N]
 //! ```
+//!
+//! With `--accuracy`: the test errors of the networks of `train.adam`, five seeds each, as JSON lines; about ten minutes.
 //!
 //! With `--json`: one line `{"case", "threads", "median_us", "min_us", "max_us", "reps"}` per case whose id holds a match of
 //! the regular expression, or `{"case"}` alone with `--list`; without it, a table for people. A wrong result is no result: it
@@ -64,6 +67,7 @@ fn registry() -> Vec<Case> {
 struct Options {
     json: bool,
     list: bool,
+    accuracy: bool,
     /// Run each case once, without a clock: what `cargo test --benches` wants.
     test: bool,
     filter: Option<Regex>,
@@ -73,14 +77,22 @@ struct Options {
 
 fn options() -> Result<Options, String> {
     use lexopt::prelude::*;
-    let mut options =
-        Options { json: false, list: false, test: false, filter: None, threads: 1, seconds: 0.5 };
+    let mut options = Options {
+        json: false,
+        list: false,
+        accuracy: false,
+        test: false,
+        filter: None,
+        threads: 1,
+        seconds: 0.5,
+    };
     let mut bench = false;
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next().map_err(|e| e.to_string())? {
         match argument {
             Long("json") => options.json = true,
             Long("list") => options.list = true,
+            Long("accuracy") => options.accuracy = true,
             Long("test") => options.test = true,
             Long("bench") => bench = true,
             Long("filter") => {
@@ -103,7 +115,7 @@ fn options() -> Result<Options, String> {
         return Err(format!("--seconds is {}, allowed is 0 and more", options.seconds));
     }
     // `cargo bench` passes --bench, `cargo test --benches` does not.
-    options.test |= !bench && !options.json && !options.list;
+    options.test |= !bench && !options.json && !options.list && !options.accuracy;
     Ok(options)
 }
 
@@ -163,6 +175,15 @@ fn main() -> ExitCode {
     if ids.len() != cases.len() {
         eprintln!("peers: an id stands twice in the registry");
         return ExitCode::FAILURE;
+    }
+    if options.accuracy {
+        return match peers::train::accuracy(options.threads) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("peers: {why}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let mut status = ExitCode::SUCCESS;
     let context = Context { threads: options.threads };

@@ -14,7 +14,7 @@ use trimnet::distill::{Distillation, KdLoss};
 use trimnet::io::idx;
 use trimnet::nn::{
     Adam, Callback, CrossEntropy, Dataset, LearningRate, Mlp, Momentum, Objective, Optimizer, Sgd, Step,
-    Trainer, Workspace,
+    Trainer, Workspace, evaluate,
 };
 
 use super::case::{Call, Case, Context};
@@ -132,4 +132,34 @@ fn distill(context: &Context, cached: bool) -> Result<Call, String> {
     };
     let objective = Box::new(objective.map_err(text)?);
     call(context, data, network(&STUDENT, false, 1)?, Box::new(Adam::new()), 1e-3, objective)
+}
+
+/// Test errors in percent of what the cases of `train.adam` train: five seeds each, one JSON line per network, as the peers'
+/// `accuracy.py` prints them.
+pub fn accuracy(threads: usize) -> Result<(), String> {
+    let folder = std::env::var_os("TRIMNET_MNIST").map(PathBuf::from);
+    let folder = folder.ok_or("the variable TRIMNET_MNIST does not name a folder")?;
+    let data = idx::read_folder(&folder).map_err(text)?;
+    for (name, widths, regularized, epochs) in
+        [("784-300-100-10", STUDENT, false, 10), ("784-1200-1200-10.bn.dropout", TEACHER, true, 3)]
+    {
+        let mut errors = Vec::new();
+        for seed in 0..5 {
+            let mut mlp = network(&widths, regularized, seed)?;
+            let trainer = Trainer::new(epochs, BATCH).map_err(text)?.with_threads(threads).with_seed(seed);
+            trainer
+                .fit(&mut mlp, &mut CrossEntropy, &data.train, None, &mut Adam::new(), &mut [])
+                .map_err(text)?;
+            let test = data.test.as_ref().ok_or("the folder holds no test images")?;
+            let accuracy = evaluate(&mlp, test).map_err(text)?.accuracy.unwrap_or(0.0);
+            errors.push(100.0 * (1.0 - accuracy));
+        }
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        let shown: Vec<String> = errors.iter().map(|error| format!("{error:.2}")).collect();
+        println!(
+            r#"{{"network": "{name}", "epochs": {epochs}, "errors": [{}], "mean": {mean:.3}}}"#,
+            shown.join(", ")
+        );
+    }
+    Ok(())
 }
