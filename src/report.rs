@@ -160,7 +160,7 @@ pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -
     }
     let file = engine.to_bytes();
     let sizes = TrimReport::of_bytes(&file)?;
-    let places = engine.recipe().blocks.iter().enumerate();
+    let places = engine.blocks().iter().enumerate();
     let places = places.filter(|(_, block)| matches!(block, Block::Linear(_))).map(|(place, _)| place);
     let mut layers = Vec::new();
     let mut total = Bytes { metadata: sizes.header, ..Bytes::default() };

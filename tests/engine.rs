@@ -153,6 +153,7 @@ proptest! {
         widths in prop::collection::vec(1usize..50, 2..5),
         formats in prop::collection::vec(prop::sample::select(&[
             Format::Dense, Format::Sparse, Format::Int8, Format::Int8Dynamic, Format::Int4, Format::SparseInt8,
+            Format::Palette,
         ]), 4),
         activation in prop::sample::select(&[
             Activation::Relu, Activation::Tanh, Activation::Gelu, Activation::LeakyRelu(0.1), Activation::Sigmoid,
@@ -230,6 +231,7 @@ fn every_format_stays_near_the_network() {
             (Format::Int8Dynamic, 0.04),
             (Format::SparseInt8, 0.04),
             (Format::Int4, 0.3),
+            (Format::Palette, 0.3),
         ] {
             let engine = Engine::build(&mlp, &Config::new(format).with_calibration(data.view())).unwrap();
             let error = relative_error(&engine.predict(data.view()).unwrap(), &expected);
@@ -247,6 +249,57 @@ fn sparse_int8_gives_the_bits_of_int8() {
     let engine = |format| Engine::build(&mlp, &Config::new(format).with_calibration(data.view())).unwrap();
     let (dense, sparse) = (engine(Format::Int8), engine(Format::SparseInt8));
     assert_eq!(dense.predict(data.view()).unwrap(), sparse.predict(data.view()).unwrap());
+}
+
+#[test]
+fn a_palette_keeps_few_values_and_gives_the_bits_of_dense() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(30);
+    let data = uniform(&mut rng, 70, 50);
+    for (values, bits) in [(2, 4), (16, 4), (17, 8), (256, 8)] {
+        let mut mlp = network(&[50, 60, 33, 10], Activation::Relu, 31);
+        for linear in mlp.linears_mut() {
+            let weight = linear.weight().mapv(|w| (w * values as f32 * 2.0).round() / 64.0 + 0.0);
+            let (low, high) = (-(values as f32) / 128.0, (values as f32 - 2.0) / 128.0);
+            linear.set_weight(weight.mapv(|w| w.clamp(low, high))).unwrap();
+        }
+        for isa in Isa::available() {
+            let engine = |format| Engine::build(&mlp, &Config::<f32>::new(format).with_isa(isa)).unwrap();
+            let (dense, palette) = (engine(Format::Dense), engine(Format::Palette));
+            for rows in [1, 2, 7, 8, 9, 70] {
+                let x = data.slice(ndarray::s![..rows, ..]);
+                assert_eq!(palette.predict(x).unwrap(), dense.predict(x).unwrap(), "{isa} {values} {rows}");
+            }
+            let (layer, numbers) = (&palette.layers()[0], 4 * 64 * 50);
+            // Up to whole words of inputs, and the table.
+            let most = numbers * bits / 32 + numbers / 10 + 4 * 256;
+            assert!(layer.packed_bytes < most, "{} bytes of {most}", layer.packed_bytes);
+            let loaded = Engine::<f32>::from_bytes(&palette.to_bytes()).unwrap();
+            assert_eq!(loaded.to_bytes(), palette.to_bytes());
+            assert_eq!(loaded.layers(), palette.layers());
+        }
+    }
+}
+
+#[test]
+fn a_palette_of_more_entries_is_nearer_to_the_network() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(32);
+    let data = uniform(&mut rng, 100, 40);
+    let mlp = network(&[40, 50, 10], Activation::Tanh, 33);
+    let expected = mlp.predict(data.view()).unwrap();
+    let mut last = f32::INFINITY;
+    for entries in [2, 8, 16, 64, 256] {
+        let config = Config::new(Format::Palette).with_palette_entries(entries);
+        let engine = Engine::build(&mlp, &config).unwrap();
+        let error = relative_error(&engine.predict(data.view()).unwrap(), &expected);
+        assert!(error < last, "{entries} entries: {error}, fewer {last}");
+        last = error;
+    }
+    assert!(last < 0.01, "{last}");
+    for entries in [0, 1, 257] {
+        let config = Config::new(Format::Palette).with_palette_entries(entries);
+        let error = Engine::build(&mlp, &config).unwrap_err().to_string();
+        assert!(error.contains("2 <= entries <= 256"), "{error}");
+    }
 }
 
 #[test]
@@ -308,10 +361,15 @@ fn an_f64_engine_is_exact_where_it_is_dense_and_near_where_it_is_not() {
     let mlp = Mlp::builder(30).linear(20).relu().linear(5).build::<f64>(&mut rng).unwrap();
     let data = uniform(&mut rng, 90, 30).mapv(f64::from);
     let expected = mlp.predict(data.view()).unwrap();
-    for (format, tolerance) in
-        [(Format::Dense, 1e-13), (Format::Sparse, 1e-13), (Format::Int8, 0.05), (Format::Int8Dynamic, 0.05)]
-    {
-        let engine = Engine::build(&mlp, &Config::new(format).with_calibration(data.view())).unwrap();
+    for (format, tolerance) in [
+        (Format::Dense, 1e-13),
+        (Format::Sparse, 1e-13),
+        (Format::Palette, 0.02),
+        (Format::Int8, 0.05),
+        (Format::Int8Dynamic, 0.05),
+    ] {
+        let config = Config::new(format).with_calibration(data.view()).with_palette_entries(256);
+        let engine = Engine::build(&mlp, &config).unwrap();
         let error = (engine.predict(data.view()).unwrap() - &expected).mapv(f64::abs);
         let most = error.iter().fold(0.0, |a: f64, &b| a.max(b));
         assert!(most < tolerance, "{format}: {most}");
@@ -359,7 +417,7 @@ fn sixteen_threads_share_one_engine() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(19);
     let mlp = network(&[100, 80, 60, 10], Activation::Relu, 20);
     let data = uniform(&mut rng, 64, 100);
-    for format in [Format::Int8, Format::Dense, Format::Int8Dynamic] {
+    for format in [Format::Int8, Format::Dense, Format::Int8Dynamic, Format::Palette] {
         let config = Config::new(format).with_calibration(data.view()).with_pool(Pool::new(3));
         let engine = Engine::build(&mlp, &config).unwrap();
         let expected = engine.predict(data.view()).unwrap();

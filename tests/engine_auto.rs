@@ -13,6 +13,7 @@ use trimnet::io::idx;
 use trimnet::nn::metrics::accuracy;
 use trimnet::nn::{Adam, CrossEntropy, Dataset, Mlp, Trainer};
 use trimnet::prune::MagnitudePruner;
+use trimnet::quantize::PaletteQuantizer;
 use trimnet::report::report;
 use trimnet::{Compressed, Compressor};
 
@@ -97,6 +98,24 @@ fn formats_that_were_chosen_are_accurate_and_the_choice_is_told() {
     }
     let error = Engine::build(&mlp, &Config::auto(Auto::Bytes)).unwrap_err().to_string();
     assert!(error.contains("with_calibration"), "{error}");
+}
+
+#[test]
+fn shared_weights_make_the_smallest_engine_a_palette() {
+    let (train, test) = digits();
+    let mut mlp = trained(&train);
+    mlp = mlp.fold_batch_norm().unwrap();
+    for linear in mlp.linears_mut() {
+        let shared = PaletteQuantizer::new(12).unwrap().compress(linear.weight()).unwrap();
+        linear.set_weight(shared.decompress().unwrap()).unwrap();
+    }
+    let some = train.inputs().slice_move(s![..300, ..]);
+    let engine = Engine::build(&mlp, &Config::auto(Auto::Bytes).with_calibration(some)).unwrap();
+    // Exact, at half a byte for each weight.
+    assert_eq!(engine.layers()[0].format, Format::Palette);
+    let report = report(&mlp, &engine, &test).unwrap();
+    assert!(report.to_string().contains("palette"), "{report}");
+    assert!(report.layers[0].candidates.iter().any(|c| c.format == Format::Palette && c.sqnr_db > 100.0));
 }
 
 #[test]

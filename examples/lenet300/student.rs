@@ -7,6 +7,7 @@ use trimnet::nn::{
     Activation, Adam, Callback, CrossEntropy, Dataset, Layer, LearningRate, Linear, Mlp, Objective, Trainer,
 };
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+use trimnet::regularize::Dropout;
 use trimnet::{Error, Mask, Result};
 
 use crate::common::Progress;
@@ -51,6 +52,7 @@ impl<'p> Student<'p> {
         let pixels = pool.data.features();
         let hidden = recipe.hidden.iter().fold(Mlp::builder(pixels), |mlp, &width| mlp.linear(width).relu());
         let mlp = hidden.linear(classes).build(&mut Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x57))?;
+        let mlp = with_dropout(&mlp, recipe.dropout)?;
         Ok(Self { recipe, pool, copies, seed, pixels, live: (0..pixels).collect(), mlp })
     }
 
@@ -60,7 +62,7 @@ impl<'p> Student<'p> {
         mut seen: impl FnMut(&str, &Mlp<f32>) -> Result<()>,
         mut found: impl FnMut(usize, &Mlp<f32>) -> Result<()>,
     ) -> Result<()> {
-        let [pruning, freezing, again, settling] = SHARES.map(|share| self.epochs(share));
+        let [pruning, freezing, ..] = SHARES.map(|share| self.epochs(share));
         let mut prune = Pruning {
             l1: self.recipe.l1,
             group: self.recipe.group,
@@ -73,39 +75,57 @@ impl<'p> Student<'p> {
         seen("pruned", &self.whole(&self.mlp)?)?;
 
         let levels = self.recipe.levels;
+        self.mlp = with_dropout(&self.mlp, 0.5 * self.recipe.dropout)?;
         let mut frozen = Freezing::new(&self.mlp, levels, None, self.steps(freezing)?);
         self.fit("freezing", freezing, (0.45 * RATE, 1e-5), &mut frozen)?;
+        self.mlp = with_dropout(&self.mlp, 0.0)?;
         seen("frozen", &self.whole(&self.mlp)?)?;
         for &budget in &self.recipe.budgets {
-            loop {
-                let bytes = self.whole(&self.mlp)?.to_bytes().len();
-                let last = budget as f64 >= CUT * bytes as f64;
-                let target = if last { budget.saturating_sub(SPARE) } else { (CUT * bytes as f64) as usize };
-                self.polish(&mut frozen, target)?;
-                let polished = self.whole(&self.mlp)?;
-                seen("polished", &polished)?;
-                let left = polished.to_bytes().len();
-                if left > budget && (last || left >= bytes) {
-                    let reason = format!(
-                        "{left} bytes are the least that this network takes; fewer neurons to begin with take less"
-                    );
-                    return Err(Error::Unsupported { what: "this budget", reason });
-                }
-                if last {
-                    break;
-                }
-                frozen = Freezing::new(&self.mlp, levels, Some(&frozen.scales()), self.steps(again)?);
-                self.fit("learning again", again, (1e-3, 1e-5), &mut frozen)?;
-                seen("frozen again", &self.whole(&self.mlp)?)?;
-            }
-            // Scales and biases make up for the last cut, unless that needs more bytes than there are.
-            let polished = self.mlp.clone();
-            frozen.hold();
-            self.fit("settling", settling, (3e-4, 1e-5), &mut frozen)?;
-            if self.whole(&self.mlp)?.to_bytes().len() > budget {
-                self.mlp = polished;
+            // Without a teacher all training images are known by now, and what a code costs there says little.
+            if self.pool.teacher.is_some() || self.whole(&self.mlp)?.to_bytes().len() > budget {
+                self.squeeze(&mut frozen, budget, &mut seen)?;
             }
             found(budget, &self.whole(&self.mlp)?)?;
+        }
+        Ok(())
+    }
+
+    /// From a frozen network to one whose file is no longer than `budget`.
+    fn squeeze(
+        &mut self,
+        frozen: &mut Freezing,
+        budget: usize,
+        seen: &mut impl FnMut(&str, &Mlp<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let [_, _, again, settling] = SHARES.map(|share| self.epochs(share));
+        loop {
+            let bytes = self.whole(&self.mlp)?.to_bytes().len();
+            let last = budget as f64 >= CUT * bytes as f64;
+            let target = if last { budget.saturating_sub(SPARE) } else { (CUT * bytes as f64) as usize };
+            self.polish(frozen, target)?;
+            let polished = self.whole(&self.mlp)?;
+            seen("polished", &polished)?;
+            let left = polished.to_bytes().len();
+            if left > budget && (last || left >= bytes) {
+                let reason = format!(
+                    "{left} bytes are the least that this network takes; fewer neurons to begin with take less"
+                );
+                return Err(Error::Unsupported { what: "this budget", reason });
+            }
+            if last {
+                break;
+            }
+            *frozen =
+                Freezing::new(&self.mlp, self.recipe.levels, Some(&frozen.scales()), self.steps(again)?);
+            self.fit("learning again", again, (1e-3, 1e-5), frozen)?;
+            seen("frozen again", &self.whole(&self.mlp)?)?;
+        }
+        // Scales and biases make up for the last cut, unless that needs more bytes than there are.
+        let polished = self.mlp.clone();
+        frozen.hold();
+        self.fit("settling", settling, (3e-4, 1e-5), frozen)?;
+        if self.whole(&self.mlp)?.to_bytes().len() > budget {
+            self.mlp = polished;
         }
         Ok(())
     }
@@ -254,4 +274,17 @@ fn with_first(
         layers.push(Layer::Linear(linear));
     }
     Mlp::from_layers(inputs, layers)
+}
+
+/// The same network, with dropout of this `rate` before each linear layer.
+fn with_dropout(mlp: &Mlp<f32>, rate: f64) -> Result<Mlp<f32>> {
+    let kept = mlp.layers().iter().filter(|layer| !matches!(layer, Layer::Dropout(_)));
+    let mut layers = Vec::new();
+    for layer in kept {
+        if rate > 0.0 && matches!(layer, Layer::Linear(_)) {
+            layers.push(Layer::Dropout(Dropout::new(rate)?));
+        }
+        layers.push(layer.clone());
+    }
+    Mlp::from_layers(mlp.inputs(), layers)
 }

@@ -13,7 +13,7 @@ use super::element::Element;
 use super::format::{Batch, BatchMut, Format, Io};
 use super::machine::Machine;
 use super::recipe::{Block, Linear, Output, Recipe, Sums, Weights};
-use super::weights::{check_two_four, quantize_weights};
+use super::weights::{check_two_four, quantize_weights, share_values};
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
 use crate::kernel::{Grid, Isa, quantize};
@@ -202,7 +202,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
         if format.is_two_four() {
             check_two_four(weight, inputs)?;
         }
-        let mut codes_of_weights = None;
+        let mut changed = None;
         let exact = if self.rows > 0 { Some(self.exact_outputs(block)?) } else { None };
         if format.is_integer() {
             let zeros = vec![F::zero(); outputs];
@@ -241,9 +241,12 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
                     Sums::Static { input, bias: weights.bias_codes(&bias, input.scale), output }
                 }
             };
-            codes_of_weights = Some(Weights::Codes { codes: weights.codes, scale: weights.scale, sums });
+            changed = Some(Weights::Codes { codes: weights.codes, scale: weights.scale, sums });
+        } else if format == Format::Palette {
+            let weight = share_values(weight, (outputs, inputs), self.config.entries)?;
+            changed = Some(Weights::Float { weight, bias: bias.clone() });
         }
-        let weights = codes_of_weights.unwrap_or_else(|| layer.weights.clone());
+        let weights = changed.unwrap_or_else(|| layer.weights.clone());
         let built = Block::Linear(Linear { inputs, outputs, format, weights, activation: layer.activation });
         if let Some((exact, _)) = exact {
             let (float, codes) = self.run_built(&built)?;

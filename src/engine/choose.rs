@@ -20,7 +20,7 @@ use super::format::{Format, Io};
 use super::measure::Timing;
 use super::network::Engine;
 use super::recipe::{Block, Linear, Weights};
-use super::weights::check_two_four;
+use super::weights::{check_two_four, few_values, share_values};
 use crate::error::{Error, Result};
 use crate::tensor::SparseTensor;
 use crate::traits::Compressed;
@@ -223,11 +223,16 @@ fn candidates<F: Element>(
     x: ArrayView2<'_, F>,
     config: &Config<'_, F>,
 ) -> Result<Vec<Candidate>> {
-    let Weights::Float { weight, .. } = &layer.weights else { return Ok(Vec::new()) };
+    let Weights::Float { weight, bias } = &layer.weights else { return Ok(Vec::new()) };
     let zeros = weight.iter().filter(|w| **w == F::zero()).count();
     let sparse = zeros as f64 >= SPARSE * weight.len() as f64;
     let two_four = check_two_four(weight, layer.inputs).is_ok();
     let block = [Block::Linear(layer.clone())];
+    // Clustered once, not for each engine below.
+    let weight = share_values(weight, (layer.outputs, layer.inputs), config.entries)?;
+    let values = few_values(&weight).unwrap_or(config.entries);
+    let weights = Weights::Float { weight, bias: bias.clone() };
+    let shared = [Block::Linear(Linear { weights, ..layer.clone() })];
     let alone = |format, input, output| -> Result<Engine<F>> {
         let config = Config {
             calibration: Some(x),
@@ -237,7 +242,8 @@ fn candidates<F: Element>(
             layers: Vec::new(),
             ..config.clone()
         };
-        let recipe = build(layer.inputs, &block, &[format], &config)?;
+        let block = if format == Format::Palette { &shared } else { &block };
+        let recipe = build(layer.inputs, block, &[format], &config)?;
         Engine::from_recipe(recipe, config.isa, config.pool)
     };
     let some = x.slice(ndarray::s![..x.nrows().min(ROWS), ..]);
@@ -263,8 +269,9 @@ fn candidates<F: Element>(
         let input = if format.is_static() { Io::Codes } else { Io::Float };
         let output = if format.is_static() && codes_out { Io::Codes } else { Io::Float };
         let latency = alone(format, input, output)?.measure(batch.view(), BUDGET)?;
-        let accurate = sqnr_db >= config.floor_db || !format.is_integer();
-        all.push(Candidate { format, sqnr_db, bytes: stored_bytes(layer, format)?, latency, accurate });
+        let accurate = sqnr_db >= config.floor_db || !format.is_lossy();
+        let bytes = stored_bytes(layer, format, values)?;
+        all.push(Candidate { format, sqnr_db, bytes, latency, accurate });
     }
     Ok(all)
 }
@@ -280,8 +287,8 @@ pub(crate) fn sqnr<F: Element>(exact: impl Iterator<Item = F>, found: impl Itera
     if noise == 0.0 { f64::INFINITY } else { 10.0 * (signal / noise).log10() }
 }
 
-/// Bytes of weights, scales, indices and bias.
-fn stored_bytes<F: Element>(layer: &Linear<F>, format: Format) -> Result<usize> {
+/// Bytes of weights, scales, indices and bias; a palette has so many `values`.
+fn stored_bytes<F: Element>(layer: &Linear<F>, format: Format, values: usize) -> Result<usize> {
     let Weights::Float { weight, .. } = &layer.weights else { return Ok(0) };
     let (n, outputs) = (weight.len(), layer.outputs);
     let nonzero = layer.nonzero();
@@ -300,6 +307,7 @@ fn stored_bytes<F: Element>(layer: &Linear<F>, format: Format) -> Result<usize> 
         // Half of the weights, two bits each for where they are.
         Format::TwoFour => F::BYTES * n.div_ceil(2) + n.div_ceil(8),
         Format::TwoFourInt8 => n.div_ceil(2) + n.div_ceil(8),
+        Format::Palette => F::BYTES * values + if values <= 16 { n.div_ceil(2) } else { n },
     };
     Ok(weights + rest)
 }

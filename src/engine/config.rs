@@ -70,6 +70,8 @@ pub struct Config<'a, F> {
     /// Decibels that an integer layer has to reach to be chosen, and rows of a call that is measured.
     pub(super) floor_db: f64,
     pub(super) batch: usize,
+    /// Values that palettes are clustered to.
+    pub(super) entries: usize,
     pub(super) input: Io,
     pub(super) output: Io,
     pub(super) isa: Isa,
@@ -98,6 +100,7 @@ impl<'a, F> Config<'a, F> {
             correction: Correction::default(),
             floor_db: 30.0,
             batch: 1,
+            entries: 16,
             input: Io::default(),
             output: Io::default(),
             isa: Isa::best(),
@@ -120,7 +123,7 @@ impl<'a, F> Config<'a, F> {
         self
     }
 
-    /// Another floor for [`auto`](Self::auto), in decibels: six are one bit. Layers that are not integers always pass.
+    /// Another floor for [`auto`](Self::auto), in decibels: six are one bit. Layers of unchanged weights always pass.
     #[must_use]
     pub fn with_floor(mut self, decibels: f64) -> Self {
         self.floor_db = decibels;
@@ -131,6 +134,15 @@ impl<'a, F> Config<'a, F> {
     #[must_use]
     pub fn with_batch(mut self, rows: usize) -> Self {
         self.batch = rows.max(1);
+        self
+    }
+
+    /// Another number of values for the weights of a layer of [`Format::Palette`] than 16: 2 to 256, checked when the engine is
+    /// built. Up to 16 take 4 bits for each weight, more take 8. Weights that have at most 256 different values already are
+    /// kept as they are.
+    #[must_use]
+    pub fn with_palette_entries(mut self, entries: usize) -> Self {
+        self.entries = entries;
         self
     }
 

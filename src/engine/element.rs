@@ -1,12 +1,12 @@
 //! The numbers of an engine: `f32`, or `f64`, whose integer layers still scale their sums in `f32`.
 
 use crate::float::Float;
-use crate::kernel::{MatrixMut, SparseReal};
+use crate::kernel::{MatrixMut, PaletteReal, SparseReal};
 
 /// The element type of an [`Engine`](super::Engine): `f32` or `f64`.
 ///
 /// Integer sums become real numbers in `f32` for both, as ONNX Runtime does it.
-pub trait Element: Float + SparseReal {
+pub trait Element: Float + SparseReal + PaletteReal {
     /// The numbers in `f32`: themselves, or copied to `spare`.
     #[doc(hidden)]
     fn narrow<'a>(x: &'a [Self], spare: &'a mut Vec<f32>) -> &'a [f32];

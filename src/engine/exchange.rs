@@ -72,7 +72,7 @@ impl Engine<f32> {
     /// [`Error::Unsupported`] for a layer of dynamic activations, for sums beyond 32 bits, and for an activation that is
     /// neither the limit of its codes nor looked up from codes.
     pub fn to_quantized(&self) -> Result<QuantizedMlp> {
-        let recipe = self.recipe();
+        let recipe = &self.recipe();
         let mut layers = Vec::with_capacity(recipe.blocks.len());
         for block in &recipe.blocks {
             match block {

@@ -16,6 +16,7 @@ use crate::kernel::MatrixMut;
 /// | `SparseInt8` | codes that are not 0, and where | codes of a calibrated scale | exact integers |
 /// | `TwoFour` | numbers, at most two of four neighbouring inputs not 0 | numbers | numbers |
 /// | `TwoFourInt8` | codes, at most two of four not 0 | codes of a calibrated scale | exact integers |
+/// | `Palette` | codes of 4 or 8 bits that name one of at most 256 numbers | numbers | numbers |
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -37,11 +38,13 @@ pub enum Format {
     TwoFour,
     /// 8-bit weights, at most two of four neighbours not 0, 8-bit activations; ranges by calibration.
     TwoFourInt8,
+    /// Numbers, at most 256 different ones, stored and run as codes of 4 bits (up to 16) or 8; others are clustered.
+    Palette,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Dense,
         Self::Sparse,
         Self::Int8,
@@ -50,6 +53,7 @@ impl Format {
         Self::SparseInt8,
         Self::TwoFour,
         Self::TwoFourInt8,
+        Self::Palette,
     ];
 
     /// Whether inputs are codes whose scale comes from calibration.
@@ -67,6 +71,11 @@ impl Format {
         matches!(self, Self::TwoFour | Self::TwoFourInt8)
     }
 
+    /// Whether weights may be changed by it.
+    pub(super) fn is_lossy(self) -> bool {
+        self.is_integer() || self == Self::Palette
+    }
+
     /// A short name for tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -78,6 +87,7 @@ impl Format {
             Self::SparseInt8 => "sparse int8",
             Self::TwoFour => "2:4",
             Self::TwoFourInt8 => "int8 2:4",
+            Self::Palette => "palette",
         }
     }
 }

@@ -69,6 +69,26 @@ impl CodeWeights {
         }
     }
 
+    /// The row-major codes that were packed; nothing where they cannot be told from the packed ones.
+    pub(super) fn unpacked(&self) -> Option<Vec<i8>> {
+        match self {
+            Self::I8(weights) => Some(weights.weights()),
+            Self::I4(weights) => Some(weights.weights()),
+            Self::Sparse(weights) => Some(weights.weights()),
+            Self::TwoFour(_) => None,
+            Self::Split { inputs, outputs, parts } => {
+                let mut all = vec![0; inputs * outputs];
+                for (range, part) in parts {
+                    let rows = all.chunks_exact_mut(*inputs);
+                    for (row, part) in rows.zip(part.weights().chunks_exact(range.len())) {
+                        row[range.clone()].copy_from_slice(part);
+                    }
+                }
+                Some(all)
+            }
+        }
+    }
+
     /// Partial products, 1 as a rule.
     pub(super) fn parts(&self) -> usize {
         match self {

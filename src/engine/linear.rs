@@ -6,8 +6,8 @@ use super::integer::{CodeWeights, PANEL, dense, parts, two_four, warm};
 use super::recipe::{self, Output, Sums, Weights};
 use super::workspace::{Tools, lock, room};
 use crate::kernel::{
-    Codes, Epilogue, Fused, Grid, Input, Isa, Matrix, MatrixMut, PackedI8, PackedReal, Pool, SparseRows,
-    Tail, TwoOfFour, min_max, multiply, quantize,
+    Codes, Epilogue, Fused, Grid, Input, Isa, Matrix, MatrixMut, PackedI8, PackedPalette, PackedReal, Pool,
+    SparseRows, Tail, TwoOfFour, min_max, multiply, multiply_palette, quantize,
 };
 use crate::nn::Activation;
 use crate::quantize::QuantParams;
@@ -30,6 +30,11 @@ pub(super) enum Linear<F> {
         bias: Option<Vec<F>>,
         activation: Fused,
     },
+    Palette {
+        weights: PackedPalette<F>,
+        bias: Option<Vec<F>>,
+        activation: Fused,
+    },
     Static {
         weights: CodeWeights,
         zero_point: i32,
@@ -43,6 +48,12 @@ pub(super) enum Linear<F> {
         bias: Option<Vec<f32>>,
         activation: Fused,
     },
+}
+
+/// Weights as they are stored.
+pub(super) enum Unpacked<F> {
+    Float(Vec<F>),
+    Codes(Vec<i8>),
 }
 
 /// What becomes of the sums of a static layer.
@@ -72,13 +83,20 @@ impl<F: Element> Linear<F> {
                 activation,
             },
             Weights::Float { weight, bias } => {
+                let bias = bias.clone();
+                let palette = match layer.format {
+                    Format::Palette => PackedPalette::new(weight, outputs, inputs),
+                    _ => None,
+                };
+                if let Some(weights) = palette {
+                    return Self::Palette { weights, bias, activation };
+                }
                 match two_four(layer.format, || TwoOfFour::new(isa, weight, outputs, inputs)) {
-                    Some(weights) => Self::TwoFour { weights, bias: bias.clone(), activation },
-                    None => Self::Dense {
-                        weights: PackedReal::new(Matrix::new(weight, outputs, inputs)),
-                        bias: bias.clone(),
-                        activation,
-                    },
+                    Some(weights) => Self::TwoFour { weights, bias, activation },
+                    None => {
+                        let weights = PackedReal::new(Matrix::new(weight, outputs, inputs));
+                        Self::Dense { weights, bias, activation }
+                    }
                 }
             }
             Weights::Codes { codes, scale, sums: Sums::Dynamic { bias } } => Self::Dynamic {
@@ -105,8 +123,38 @@ impl<F: Element> Linear<F> {
             Self::Dense { weights, .. } => weights.size_bytes(),
             Self::Sparse { weights, .. } => weights.size_bytes(),
             Self::TwoFour { weights, .. } => weights.size_bytes(),
+            Self::Palette { weights, .. } => weights.size_bytes(),
             Self::Dynamic { weights, .. } => weights.size_bytes(),
             Self::Static { weights, .. } => weights.size_bytes(),
+        }
+    }
+
+    /// Bytes of the weights that a core multiplies: of a palette those that its codes stand for.
+    pub(super) fn multiplied_bytes(&self) -> usize {
+        match self {
+            Self::Palette { weights, .. } => F::BYTES * weights.inputs() * weights.outputs(),
+            _ => self.size_bytes(),
+        }
+    }
+
+    /// Whether the packed weights tell what was packed, to the bit.
+    pub(super) fn can_unpack(&self) -> bool {
+        match self {
+            Self::Dense { .. } | Self::Palette { .. } | Self::Dynamic { .. } => true,
+            Self::Static { weights, .. } => !matches!(weights, CodeWeights::TwoFour(_)),
+            // The sign of a zero is gone.
+            Self::Sparse { .. } | Self::TwoFour { .. } => false,
+        }
+    }
+
+    /// The row-major weights that were packed, where they can be told.
+    pub(super) fn unpacked(&self) -> Option<Unpacked<F>> {
+        match self {
+            Self::Dense { weights, .. } => Some(Unpacked::Float(weights.weights())),
+            Self::Palette { weights, .. } => Some(Unpacked::Float(weights.weights())),
+            Self::Dynamic { weights, .. } => Some(Unpacked::Codes(weights.weights())),
+            Self::Static { weights, .. } => weights.unpacked().map(Unpacked::Codes),
+            Self::Sparse { .. } | Self::TwoFour { .. } => None,
         }
     }
 
@@ -128,6 +176,16 @@ impl<F: Element> Linear<F> {
                     let (x, y) =
                         (Matrix::new(&x, rows, weights.inputs()), MatrixMut::new(&mut y, rows, columns));
                     multiply(isa, x, weights, 0..1, None, Fused::Identity, y, &mut lock(scratch));
+                }
+            }
+            Self::Palette { weights, .. } => {
+                let panels = 0..weights.together().min(weights.panels());
+                let columns = (panels.end * PANEL).min(weights.outputs());
+                let (x, mut y) = (vec![F::zero(); rows * weights.inputs()], vec![F::zero(); rows * columns]);
+                for (real, palette) in tools.real.iter().zip(&tools.palette) {
+                    let (panels, out) = (panels.clone(), MatrixMut::new(&mut y, rows, columns));
+                    let scratch = (&mut *lock(real), &mut *lock(palette));
+                    multiply_palette(isa, &x, weights, panels, None, Fused::Identity, out, scratch);
                 }
             }
             Self::Sparse { weights, .. } => {
@@ -181,6 +239,19 @@ impl<F: Element> Linear<F> {
                         });
                     }
                 }
+            }
+            Self::Palette { weights, bias, activation } => {
+                let (rows, bias) = (out.rows(), bias.as_deref());
+                let count = parts(pool, rows, self.multiplied_bytes(), weights.panels());
+                let each = weights.panels().div_ceil(count);
+                let (real, palette) = (&tools.real, &tools.palette);
+                pool.run_columns(out, each * PANEL, |i, out| {
+                    let panels = i * each..((i + 1) * each).min(weights.panels());
+                    if let (Some(real), Some(palette)) = (real.get(i), palette.get(i)) {
+                        let scratch = (&mut *lock(real), &mut *lock(palette));
+                        multiply_palette(isa, x, weights, panels, bias, *activation, out, scratch);
+                    }
+                });
             }
             Self::Sparse { weights, bias, activation } => {
                 let tail = Epilogue { bias: bias.as_deref(), activation: *activation };

@@ -42,7 +42,7 @@ pub(super) struct Machine<F> {
     pub(super) stages: Vec<Stage<F>>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    /// Of all packed weights.
+    /// Of all weights that a row is multiplied by.
     pub(super) bytes: usize,
 }
 
@@ -76,11 +76,19 @@ impl<F: Element> Machine<F> {
         }
         let (stages, outputs) = (builder.stages, builder.width);
         let bytes = |stage: &Stage<F>| match &stage.op {
-            Op::Linear(linear) => linear.size_bytes(),
+            Op::Linear(linear) => linear.multiplied_bytes(),
             _ => 0,
         };
         let bytes = stages.iter().map(bytes).sum();
         Self { isa, pool, stages, inputs, outputs, bytes }
+    }
+
+    /// The linear layers, first to last.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear<F>> {
+        self.stages.iter().filter_map(|stage| match &stage.op {
+            Op::Linear(linear) => Some(&**linear),
+            _ => None,
+        })
     }
 
     /// Memory for batches cut into chunks of at most `rows` rows.

@@ -10,10 +10,10 @@ use super::choose::{Choice, choose};
 use super::config::{Config, Formats};
 use super::element::Element;
 use super::format::{Batch, BatchMut, Format, Io};
+use super::linear::Unpacked;
 use super::lower::lower;
 use super::machine::{CHUNK, Machine};
 use super::recipe::{Block, Output, Recipe, Sums, Weights};
-use super::stage::Op;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
@@ -23,7 +23,8 @@ use crate::quantize::QuantParams;
 
 /// A network ready to be deployed: immutable, shared by threads, no allocation in a call.
 ///
-/// It holds its weights twice: packed for the kernels, and as they are stored, to be saved again.
+/// It holds its weights once, packed for the kernels, and unpacks them to be saved; sparse and 2:4 numbers, and 2:4 codes, are held
+/// as they are stored as well.
 ///
 /// ```
 /// use trimnet::engine::{Config, Engine, Format};
@@ -48,8 +49,10 @@ use crate::quantize::QuantParams;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Engine<F> {
-    recipe: Recipe<F>,
+    /// Without the weights that the machine can give back.
+    rest: Recipe<F>,
     machine: Machine<F>,
+    layers: Vec<LayerInfo>,
     choice: Option<Choice>,
     /// Tells its workspaces from those of others; a clone shares them.
     id: u64,
@@ -104,24 +107,44 @@ impl<F: Element> Engine<F> {
     pub(crate) fn from_recipe(recipe: Recipe<F>, isa: Isa, pool: Pool) -> Result<Self> {
         recipe.check()?;
         let machine = Machine::new(&recipe, isa, pool);
-        Ok(Self { recipe, machine, choice: None, id: next_id() })
+        let layers = layers(&recipe, &machine);
+        let mut rest = recipe;
+        for (layer, linear) in rest.linears_mut().zip(machine.linears()) {
+            if linear.can_unpack() {
+                layer.weights.take();
+            }
+        }
+        Ok(Self { rest, machine, layers, choice: None, id: next_id() })
     }
 
     /// What a file holds.
-    pub(crate) fn recipe(&self) -> &Recipe<F> {
-        &self.recipe
+    pub(crate) fn recipe(&self) -> Recipe<F> {
+        let mut recipe = self.rest.clone();
+        for (layer, linear) in recipe.linears_mut().zip(self.machine.linears()) {
+            match (linear.unpacked(), &mut layer.weights) {
+                (Some(Unpacked::Float(numbers)), Weights::Float { weight, .. }) => *weight = numbers,
+                (Some(Unpacked::Codes(numbers)), Weights::Codes { codes, .. }) => *codes = numbers,
+                _ => {}
+            }
+        }
+        recipe
+    }
+
+    /// The blocks, of which most weights are packed only.
+    pub(crate) fn blocks(&self) -> &[Block<F>] {
+        &self.rest.blocks
     }
 
     /// The numbers behind each linear layer and its activation, of a batch of numbers: what codes stand for, where codes are.
     pub(crate) fn behind_linears(&self, x: ArrayView2<'_, F>) -> Result<Vec<Array2<F>>> {
-        let ends =
-            self.recipe.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Linear(_)));
+        let whole = self.recipe();
+        let ends = whole.blocks.iter().enumerate().filter(|(_, block)| matches!(block, Block::Linear(_)));
         let part = |end: usize| -> Result<Array2<F>> {
             let recipe = Recipe {
-                inputs: self.recipe.inputs,
-                entry: self.recipe.entry,
+                inputs: whole.inputs,
+                entry: whole.entry,
                 exit: None,
-                blocks: self.recipe.blocks[..=end].to_vec(),
+                blocks: whole.blocks[..=end].to_vec(),
             };
             let part = Self::from_recipe(recipe, self.machine.isa, self.machine.pool.clone())?;
             let mut out = Array2::zeros((x.nrows(), part.outputs()));
@@ -148,17 +171,17 @@ impl<F: Element> Engine<F> {
     /// What goes in and what comes out.
     pub fn io(&self) -> (Io, Io) {
         let io = |params: Option<_>| if params.is_some() { Io::Codes } else { Io::Float };
-        (io(self.recipe.entry), io(self.recipe.exit))
+        (io(self.rest.entry), io(self.rest.exit))
     }
 
     /// Scale and zero point of the codes that go in, if codes do.
     pub fn entry(&self) -> Option<QuantParams<f32>> {
-        self.recipe.entry
+        self.rest.entry
     }
 
     /// Scale and zero point of the codes that come out, if codes do.
     pub fn exit(&self) -> Option<QuantParams<f32>> {
-        self.recipe.exit
+        self.rest.exit
     }
 
     /// The instructions that it runs on.
@@ -184,7 +207,7 @@ impl<F: Element> Engine<F> {
 
     /// The codes of numbers at the entry; nothing if numbers go in.
     pub fn encode(&self, x: &[F]) -> Vec<u8> {
-        let Some(entry) = self.recipe.entry else { return Vec::new() };
+        let Some(entry) = self.rest.entry else { return Vec::new() };
         let mut codes = vec![0; x.len()];
         let scale = F::of(f64::from(entry.scale));
         let grid = Grid { scale, zero_point: entry.zero_point, low: 0, high: 255 };
@@ -194,7 +217,7 @@ impl<F: Element> Engine<F> {
 
     /// The numbers of codes at the exit; nothing if numbers come out.
     pub fn decode(&self, codes: &[u8]) -> Vec<F> {
-        let Some(exit) = self.recipe.exit else { return Vec::new() };
+        let Some(exit) = self.rest.exit else { return Vec::new() };
         let mut x = vec![F::zero(); codes.len()];
         dequantize(self.machine.isa, codes, F::of(f64::from(exit.scale)), exit.zero_point, &mut x);
         x
@@ -202,36 +225,7 @@ impl<F: Element> Engine<F> {
 
     /// The linear layers, first to last.
     pub fn layers(&self) -> Vec<LayerInfo> {
-        let linears = self.machine.stages.iter().filter_map(|stage| match &stage.op {
-            Op::Linear(linear) => Some(&**linear),
-            _ => None,
-        });
-        let info = |(layer, linear): (&super::recipe::Linear<F>, &super::linear::Linear<F>)| {
-            let mut info = LayerInfo {
-                format: layer.format,
-                inputs: layer.inputs,
-                outputs: layer.outputs,
-                nonzero: layer.nonzero(),
-                packed_bytes: linear.size_bytes(),
-                input: None,
-                before_activation: None,
-                output: None,
-                bound: None,
-            };
-            if let Weights::Codes { codes, sums, .. } = &layer.weights {
-                info.bound = Some(Bound::dynamic(codes, layer.inputs));
-                if let Sums::Static { input, bias, output } = sums {
-                    let bound = Bound::of(codes, layer.inputs, input.zero_point, bias);
-                    info.bound = Some(Bound { parts: linear.parts(), ..bound });
-                    info.input = Some(*input);
-                    if let Output::Codes { before, after } = output {
-                        (info.before_activation, info.output) = (*before, Some(*after));
-                    }
-                }
-            }
-            info
-        };
-        self.recipe.linears().zip(linears).map(info).collect()
+        self.layers.clone()
     }
 
     /// The memory that one caller needs, for batches of up to `rows` rows at full speed; larger ones are cut.
@@ -330,6 +324,36 @@ impl<F: Element> Engine<F> {
     }
 }
 
+/// What can be told of the linear layers.
+fn layers<F: Element>(recipe: &Recipe<F>, machine: &Machine<F>) -> Vec<LayerInfo> {
+    let info = |(layer, linear): (&super::recipe::Linear<F>, &super::linear::Linear<F>)| {
+        let mut info = LayerInfo {
+            format: layer.format,
+            inputs: layer.inputs,
+            outputs: layer.outputs,
+            nonzero: layer.nonzero(),
+            packed_bytes: linear.size_bytes(),
+            input: None,
+            before_activation: None,
+            output: None,
+            bound: None,
+        };
+        if let Weights::Codes { codes, sums, .. } = &layer.weights {
+            info.bound = Some(Bound::dynamic(codes, layer.inputs));
+            if let Sums::Static { input, bias, output } = sums {
+                let bound = Bound::of(codes, layer.inputs, input.zero_point, bias);
+                info.bound = Some(Bound { parts: linear.parts(), ..bound });
+                info.input = Some(*input);
+                if let Output::Codes { before, after } = output {
+                    (info.before_activation, info.output) = (*before, Some(*after));
+                }
+            }
+        }
+        info
+    };
+    recipe.linears().zip(machine.linears()).map(info).collect()
+}
+
 /// What no other engine of this process has.
 fn next_id() -> u64 {
     static COUNTER: AtomicU64 = AtomicU64::new(1);
@@ -345,3 +369,34 @@ const _: () = {
     shared::<Engine<f32>>();
     shared::<Engine<f64>>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::Xoshiro256PlusPlus;
+
+    #[test]
+    fn weights_are_held_once_and_come_back_to_the_bit() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mlp = Mlp::builder(37).linear(50).relu().linear(9).build::<f32>(&mut rng).unwrap();
+        let data = Array2::from_shape_fn((40, 37), |(i, j)| ((i * 7 + j * 3) % 11) as f32 / 11.0);
+        for format in Format::ALL.into_iter().filter(|format| !format.is_two_four()) {
+            let config = Config::new(format).with_calibration(data.view());
+            let (mut formats, blocks) = (vec![format; 2], lower(&mlp).unwrap());
+            set_layers(&config, &mut formats).unwrap();
+            let recipe = build(37, &blocks, &formats, &config).unwrap();
+            let engine = Engine::build(&mlp, &config).unwrap();
+            assert_eq!(engine.recipe(), recipe, "{format}");
+            let held: usize = engine
+                .rest
+                .linears()
+                .map(|layer| match &layer.weights {
+                    Weights::Float { weight, .. } => weight.len(),
+                    Weights::Codes { codes, .. } => codes.len(),
+                })
+                .sum();
+            assert_eq!(held, if format == Format::Sparse { 37 * 50 + 50 * 9 } else { 0 }, "{format}");
+        }
+    }
+}

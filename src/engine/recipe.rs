@@ -9,7 +9,7 @@
 
 use crate::engine::bound::Bound;
 use crate::engine::format::Format;
-use crate::engine::weights::check_two_four;
+use crate::engine::weights::{check_two_four, few_values};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 use crate::nn::{Activation, Layer};
@@ -98,6 +98,13 @@ impl<F: Float> Recipe<F> {
         })
     }
 
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear<F>> {
+        self.blocks.iter_mut().filter_map(|block| match block {
+            Block::Linear(linear) => Some(linear),
+            _ => None,
+        })
+    }
+
     /// Refuses a recipe that could not run: what a file may hold.
     pub(crate) fn check(&self) -> Result<()> {
         if self.inputs == 0 {
@@ -127,6 +134,16 @@ impl<F: Float> Recipe<F> {
     }
 }
 
+impl<F> Weights<F> {
+    /// Lets go of the weights, not of scales and biases.
+    pub(crate) fn take(&mut self) {
+        match self {
+            Self::Float { weight, .. } => *weight = Vec::new(),
+            Self::Codes { codes, .. } => *codes = Vec::new(),
+        }
+    }
+}
+
 impl<F: Float> Linear<F> {
     /// Weights that are not zero.
     pub(crate) fn nonzero(&self) -> usize {
@@ -148,6 +165,10 @@ impl<F: Float> Linear<F> {
                 bias.iter().try_for_each(|bias| check_shape("bias", &[bias.len()], outputs))?;
                 if self.format.is_two_four() {
                     check_two_four(weight, self.inputs)?;
+                }
+                if self.format == Format::Palette && few_values(weight).is_none() {
+                    let reason = "its weights have more than 256 different values".to_string();
+                    return Err(Error::Unsupported { what: "format palette", reason });
                 }
                 self.agrees(!self.format.is_integer())
             }

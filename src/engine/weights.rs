@@ -13,8 +13,9 @@ use ndarray::ArrayView2;
 use super::format::Format;
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::quantize::{RangeMethod, Scheme, UniformQuantizer};
-use crate::traits::Compressor;
+use crate::kernel::distinct;
+use crate::quantize::{PaletteQuantizer, RangeMethod, Scheme, UniformQuantizer};
+use crate::traits::{Compressed, Compressor};
 
 /// Codes and the scale of each output.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,29 @@ impl WeightCodes {
     }
 }
 
+/// Different values among weights, if they are at most 256: what a palette can name. `-0.0` and `0.0` are two.
+pub(crate) fn few_values<F: Float>(weight: &[F]) -> Option<usize> {
+    // Exact, and so as many.
+    let wide: Vec<f64> = weight.iter().map(|w| w.as_f64()).collect();
+    distinct(&wide).map(|values| values.len())
+}
+
+/// Weights `[outputs, inputs]` of at most 256 different values, `-0.0` being `0.0`: themselves, or clustered to `entries`.
+pub(super) fn share_values<F: Float>(
+    weight: &[F],
+    (outputs, inputs): (usize, usize),
+    entries: usize,
+) -> Result<Vec<F>> {
+    let quantizer = PaletteQuantizer::new(entries)?;
+    let weight: Vec<F> = weight.iter().map(|&w| w + F::zero()).collect();
+    if few_values(&weight).is_some() {
+        return Ok(weight);
+    }
+    let view = ArrayView2::from_shape((outputs, inputs), &weight)
+        .map_err(|error| Error::Unsupported { what: "weights", reason: error.to_string() })?;
+    Ok(quantizer.compress(view)?.decompress()?.into_iter().collect())
+}
+
 /// Refuses weights of which more than two in four neighbours are not 0.
 pub(crate) fn check_two_four<T: PartialEq + Default>(weight: &[T], inputs: usize) -> Result<()> {
     for (j, row) in weight.chunks_exact(inputs.max(1)).enumerate() {
@@ -124,6 +148,18 @@ mod tests {
         let bias = weights.bias_codes(&[5.0f32], 0.01)[0];
         assert!((1 << 29..=1 << 30).contains(&bias), "{bias}");
         assert!((bias as f32 * (0.01 * weights.scale[0]) - 5.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn few_values_are_kept_and_many_are_clustered() {
+        let few: Vec<f32> = (0..512).map(|i| if i == 256 { -0.0 } else { (i % 256) as f32 }).collect();
+        assert_eq!(few_values(&few), None);
+        let shared = share_values(&few, (2, 256), 2).unwrap();
+        assert_eq!((few_values(&shared), &shared), (Some(256), &few));
+        let many: Vec<f32> = (0..512).map(|i| i as f32).collect();
+        assert_eq!(few_values(&many), None);
+        assert_eq!(few_values(&share_values(&many, (2, 256), 20).unwrap()), Some(20));
+        assert!(share_values(&many, (2, 256), 257).is_err() && share_values(&few, (2, 256), 1).is_err());
     }
 
     #[test]

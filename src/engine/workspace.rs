@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::float::Float;
-use crate::kernel::{Scratch8, ScratchReal, SparseCodesScratch, SparseReal, SparseScratch};
+use crate::kernel::{Scratch8, ScratchPalette, ScratchReal, SparseCodesScratch, SparseReal, SparseScratch};
 
 /// What one caller needs to run an engine without allocating; from
 /// [`Engine::workspace`](super::Engine::workspace).
@@ -44,6 +44,7 @@ pub(super) struct Tools<F> {
     /// One for each thread that may work on columns of its own.
     pub(super) codes: Vec<Mutex<Scratch8>>,
     pub(super) real: Vec<Mutex<ScratchReal<F>>>,
+    pub(super) palette: Vec<Mutex<ScratchPalette<F>>>,
     pub(super) sparse: SparseScratch<F>,
     pub(super) sparse_codes: SparseCodesScratch,
     /// Numbers of an `f64` engine on their way from or to `f32`.
@@ -69,6 +70,7 @@ impl<F: SparseReal> Tools<F> {
         Self {
             codes: (0..threads).map(|_| Mutex::default()).collect(),
             real: (0..threads).map(|_| Mutex::default()).collect(),
+            palette: (0..threads).map(|_| Mutex::default()).collect(),
             sparse: SparseScratch::default(),
             sparse_codes: SparseCodesScratch::default(),
             narrow: Vec::new(),

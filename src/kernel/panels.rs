@@ -31,6 +31,16 @@ impl<F: Real> PackedReal<F> {
         Self { outputs, inputs, steps }
     }
 
+    /// All weights, row-major `[outputs, inputs]`, as they were.
+    pub fn weights(&self) -> Vec<F> {
+        let mut all = vec![F::default(); self.outputs * self.inputs];
+        for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            let steps = &self.steps[j / PANEL * self.inputs..][..self.inputs];
+            row.iter_mut().zip(steps).for_each(|(w, step)| *w = step.0[j % PANEL]);
+        }
+        all
+    }
+
     /// Number of outputs, the columns of the product.
     pub fn outputs(&self) -> usize {
         self.outputs

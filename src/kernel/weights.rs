@@ -163,6 +163,19 @@ impl<S: Step> PackedCodes<S> {
         size_of_val(self.steps.as_slice()) + size_of_val(self.column_sums.as_slice())
     }
 
+    /// All weights, row-major `[outputs, inputs]`, as they were.
+    pub fn weights(&self) -> Vec<i8> {
+        let depth = self.inputs.div_ceil(4);
+        let mut all = vec![0; self.outputs * self.inputs];
+        for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            let steps = &self.steps[j / PANEL * depth..][..depth];
+            for (part, step) in row.chunks_mut(4).zip(steps) {
+                part.copy_from_slice(&step.get(j % PANEL)[..part.len()]);
+            }
+        }
+        all
+    }
+
     /// The weight from one input to one output.
     ///
     /// # Panics
@@ -185,6 +198,7 @@ mod tests {
             let packed = PackedI8::new(&weights, outputs, inputs);
             let small: Vec<i8> = weights.iter().map(|w| w >> 4).collect();
             let packed_small = PackedI4::new(&small, outputs, inputs);
+            assert_eq!((packed.weights(), packed_small.weights()), (weights.clone(), small.clone()));
             for (i, (&weight, &small)) in weights.iter().zip(&small).enumerate() {
                 assert_eq!(packed.weight(i / inputs, i % inputs), weight);
                 assert_eq!(packed_small.weight(i / inputs, i % inputs), small);

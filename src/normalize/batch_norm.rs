@@ -16,7 +16,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMu
 use super::affine::{
     Affine, AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads,
 };
-use super::columns::{self, Moments, each_row, each_row_into};
+use super::columns::{self, Columns, Moments, Normalize, each_row, each_row_into};
 use super::running::{BnConvention, Momentum};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
@@ -315,9 +315,8 @@ impl<F: Float> BatchNorm<F> {
         let batch = self.statistics(x, rows, pool)?;
         let affine = Affine::new(&self.gamma, &self.beta);
         let run = |y: &mut [F]| {
-            each_row_into(pool, features, [x], y, |j, [x], y| {
-                batch.moments.normalize(j, &batch.inverse, &affine, x, y);
-            });
+            let normalize = Normalize { moments: &batch.moments, inverse: &batch.inverse, affine: &affine };
+            each_row_into(pool, features, [x], y, &normalize);
         };
         match y.as_slice_mut() {
             Some(y) => run(y),
@@ -394,13 +393,26 @@ impl<F: Float> BatchNorm<F> {
     /// As [`infer`](Self::infer), from `x` to `y`.
     fn infer_into(&self, pool: &Pool, x: &[F], y: &mut [F]) {
         let [mean, scale, beta] = self.inference();
-        each_row_into(pool, self.features(), [x], y, |j, [x], y| {
-            let n = y.len();
-            let (x, mean, scale, beta) = (&x[..n], &mean[j..][..n], &scale[j..][..n], &beta[j..][..n]);
-            for i in 0..n {
-                y[i] = (x[i] - mean[i]) * scale[i] + beta[i];
-            }
-        });
+        each_row_into(pool, self.features(), [x], y, &Infer { mean, scale, beta });
+    }
+}
+
+/// `y = (x - mean) * scale + beta`.
+struct Infer<F> {
+    mean: Vec<F>,
+    scale: Vec<F>,
+    beta: Vec<F>,
+}
+
+impl<F: Float> Columns<F, 1> for Infer<F> {
+    #[inline(always)]
+    fn run(&self, j: usize, [x]: [&[F]; 1], y: &mut [F]) {
+        let n = y.len();
+        let (x, mean) = (&x[..n], &self.mean[j..][..n]);
+        let (scale, beta) = (&self.scale[j..][..n], &self.beta[j..][..n]);
+        for i in 0..n {
+            y[i] = (x[i] - mean[i]) * scale[i] + beta[i];
+        }
     }
 }
 

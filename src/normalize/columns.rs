@@ -76,12 +76,21 @@ impl<F: Float> Moments<F> {
             *x = ((*x - first) - offset) * inverse;
         }
     }
+}
 
-    /// `y = (x - mean) * inverse * gamma + beta`, for some columns from column `j` on.
+/// `y = (x - mean) * inverse * gamma + beta`.
+pub(super) struct Normalize<'a, F> {
+    pub(super) moments: &'a Moments<F>,
+    pub(super) inverse: &'a [F],
+    pub(super) affine: &'a Affine<F>,
+}
+
+impl<F: Float> Columns<F, 1> for Normalize<'_, F> {
     #[inline(always)]
-    pub(super) fn normalize(&self, j: usize, inverse: &[F], affine: &Affine<F>, x: &[F], y: &mut [F]) {
+    fn run(&self, j: usize, [x]: [&[F]; 1], y: &mut [F]) {
+        let Self { moments, inverse, affine } = self;
         let (n, (gamma, beta)) = (y.len(), affine.parts());
-        let (x, first, offset) = (&x[..n], &self.first[j..][..n], &self.offset[j..][..n]);
+        let (x, first, offset) = (&x[..n], &moments.first[j..][..n], &moments.offset[j..][..n]);
         let (inverse, gamma, beta) = (&inverse[j..][..n], &gamma[j..][..n], &beta[j..][..n]);
         for i in 0..n {
             y[i] = ((x[i] - first[i]) - offset[i]) * inverse[i] * gamma[i] + beta[i];
@@ -279,30 +288,41 @@ pub(super) fn backward_from<F: Float>(
     let width = scale.len();
     let sums = column_sums(pool, dy.len(), width, &Standardized { dy, x, moments, inverse });
     let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
-    let Backward { dy_mean, dy_x_mean, .. } = &backward;
-    let Moments { first, offset, .. } = moments;
-    each_row_into(pool, width, [x, dy], dx, |j, [x, dy], dx| {
+    each_row_into(pool, width, [x, dy], dx, &BackwardFrom { backward, moments, inverse });
+    sums
+}
+
+/// What [`backward_from`] does to columns.
+struct BackwardFrom<'a, F> {
+    backward: Backward<'a, F>,
+    moments: &'a Moments<F>,
+    inverse: &'a [F],
+}
+
+impl<F: Float> Columns<F, 2> for BackwardFrom<'_, F> {
+    #[inline(always)]
+    fn run(&self, j: usize, [x, dy]: [&[F]; 2], dx: &mut [F]) {
+        let Self { backward: Backward { dy_mean, dy_x_mean, scale }, moments, inverse } = self;
         let n = dx.len();
         let (x, dy, dy_mean, dy_x_mean) = (&x[..n], &dy[..n], &dy_mean[j..][..n], &dy_x_mean[j..][..n]);
-        let (first, offset, inverse) = (&first[j..][..n], &offset[j..][..n], &inverse[j..][..n]);
-        let scale = &scale[j..][..n];
-        let of = |i: usize| {
-            let x_hat = ((x[i] - first[i]) - offset[i]) * inverse[i];
-            (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i]
-        };
+        let (first, offset) = (&moments.first[j..][..n], &moments.offset[j..][..n]);
+        let (inverse, scale) = (&inverse[j..][..n], &scale[j..][..n]);
         // By way of numbers of its own: so many slices are too many for the compiler to tell from `dx`.
-        let (blocks, rest) = dx.as_chunks_mut::<COLUMNS>();
-        let done = COLUMNS * blocks.len();
-        for (block, dx) in blocks.iter_mut().enumerate() {
+        for (block, dx) in dx.chunks_mut(COLUMNS).enumerate() {
             let mut own = [F::zero(); COLUMNS];
-            for i in 0..COLUMNS {
-                own[i] = of(block * COLUMNS + i);
+            for (i, own) in (block * COLUMNS..n).zip(&mut own) {
+                let x_hat = ((x[i] - first[i]) - offset[i]) * inverse[i];
+                *own = (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i];
             }
-            *dx = own;
+            dx.copy_from_slice(&own[..dx.len()]);
         }
-        rest.iter_mut().enumerate().for_each(|(i, dx)| *dx = of(done + i));
-    });
-    sums
+    }
+}
+
+/// What becomes of some columns of a row; a trait, because a closure may be left out of the code for an instruction set.
+pub(super) trait Columns<F, const N: usize>: Sync {
+    /// From `inputs` to `out`, from column `j` on; has to be `#[inline(always)]`.
+    fn run(&self, j: usize, inputs: [&[F]; N], out: &mut [F]);
 }
 
 /// Most columns of one call.
@@ -334,12 +354,12 @@ pub(super) fn each_row_into<F: Float, const N: usize>(
     width: usize,
     inputs: [&[F]; N],
     out: &mut [F],
-    f: impl Fn(usize, [&[F]; N], &mut [F]) + Sync,
+    f: &impl Columns<F, N>,
 ) {
     let (isa, whole, part) = (Isa::best(), out.len(), whole_rows(width));
     pool.each(out.chunks_mut(part).enumerate(), |(i, out)| {
         let inputs = inputs.map(|x| &x[i * part..][..out.len()]);
-        with(isa, FillRows { isa, whole, width, inputs, out, f: &f });
+        with(isa, FillRows { isa, whole, width, inputs, out, f });
     });
 }
 
@@ -358,7 +378,7 @@ struct FillRows<'a, 'f, F, G, const N: usize> {
     f: &'f G,
 }
 
-impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Work for FillRows<'_, '_, F, G, N> {
+impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G, N> {
     type Output = ();
 
     #[inline(always)]
@@ -385,11 +405,11 @@ struct Piece<'a, 'f, F, G, const N: usize> {
     f: &'f G,
 }
 
-impl<F: Float, G: Fn(usize, [&[F]; N], &mut [F]), const N: usize> Fill<F> for Piece<'_, '_, F, G, N> {
+impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Piece<'_, '_, F, G, N> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         let inputs = self.inputs.map(|x| &x[at..at + out.len()]);
-        (self.f)(self.first + at, inputs, out);
+        self.f.run(self.first + at, inputs, out);
     }
 }
 

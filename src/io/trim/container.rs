@@ -33,12 +33,14 @@ pub(crate) enum Kind {
     Engine = 6,
     /// What turns one network into another.
     Delta = 8,
+    /// What turns one engine into another.
+    EngineDelta = 10,
 }
 
 impl Kind {
     fn of_id(id: u64) -> Option<Self> {
-        const ALL: [Kind; 5] = [Kind::Note, Kind::Network, Kind::Tensors, Kind::Engine, Kind::Delta];
-        ALL.into_iter().find(|&kind| kind as u64 == id)
+        use Kind::{Delta, Engine, EngineDelta, Network, Note, Tensors};
+        [Note, Network, Tensors, Engine, Delta, EngineDelta].into_iter().find(|&kind| kind as u64 == id)
     }
 }
 

@@ -31,11 +31,11 @@ use crate::nn::{Layer, Linear, Mlp};
 use crate::normalize::{BatchNorm, LayerNorm};
 use crate::tensor::Mask;
 
-const SAME: u8 = 0;
+pub(super) const SAME: u8 = 0;
 const RANKS: u8 = 1;
-const STEPS: u8 = 2;
+pub(super) const STEPS: u8 = 2;
 const BITS: u8 = 3;
-const WHOLE: u8 = 4;
+pub(super) const WHOLE: u8 = 4;
 
 const NO_MASK: u8 = 0;
 const MASK_IS_NONZERO: u8 = 1;
@@ -167,7 +167,7 @@ fn check<F: Float>(mlp: &Mlp<F>) -> u32 {
     crc32fast::hash(&bytes)
 }
 
-fn take_check(cursor: &mut Cursor<'_>) -> Result<u32> {
+pub(super) fn take_check(cursor: &mut Cursor<'_>) -> Result<u32> {
     let bytes = cursor.take(4)?;
     Ok(bytes.iter().rev().fold(0, |check, &byte| check << 8 | u32::from(byte)))
 }
@@ -268,7 +268,7 @@ fn put_mask<F: Float>(out: &mut Vec<u8>, base: &Linear<F>, new: &Linear<F>, opti
     }
 }
 
-fn put_tensor<F: Float, D: Dimension>(
+pub(super) fn put_tensor<F: Float, D: Dimension>(
     out: &mut Vec<u8>,
     base: ArrayView<'_, F, D>,
     new: ArrayView<'_, F, D>,
@@ -308,9 +308,9 @@ fn put_tensor<F: Float, D: Dimension>(
 }
 
 /// Reads layers in the order of the base.
-struct Reader<'a> {
-    cursor: Cursor<'a>,
-    budget: Budget,
+pub(super) struct Reader<'a> {
+    pub(super) cursor: Cursor<'a>,
+    pub(super) budget: Budget,
 }
 
 impl Reader<'_> {
@@ -362,7 +362,7 @@ impl Reader<'_> {
         Ok(Array1::from_vec(self.tensor(base)?))
     }
 
-    fn codes(&mut self, bits: u8, signed: bool, shape: &[usize]) -> Result<Vec<i32>> {
+    pub(super) fn codes(&mut self, bits: u8, signed: bool, shape: &[usize]) -> Result<Vec<i32>> {
         let element = ElementType::Codes { bits, signed };
         match take_body(&mut self.cursor, element, shape.to_vec(), &mut self.budget)?.tensor.into_values() {
             Values::Codes(codes) => Ok(codes.into_values()),
@@ -379,7 +379,7 @@ impl Reader<'_> {
         }
     }
 
-    fn tensor<F: Float, D: Dimension>(&mut self, base: ArrayView<'_, F, D>) -> Result<Vec<F>> {
+    pub(super) fn tensor<F: Float, D: Dimension>(&mut self, base: ArrayView<'_, F, D>) -> Result<Vec<F>> {
         let (shape, base) = (base.shape().to_vec(), raws(base));
         let form = self.cursor.byte()?;
         let new: Vec<u64> = match form {

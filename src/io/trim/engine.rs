@@ -50,7 +50,7 @@ const CODES_OUT: u8 = 1;
 const LOOKED_UP: u8 = 2;
 
 /// Ids of formats are their places.
-const FORMATS: [Format; 8] = [
+const FORMATS: [Format; 9] = [
     Format::Dense,
     Format::Sparse,
     Format::TwoFour,
@@ -59,6 +59,7 @@ const FORMATS: [Format; 8] = [
     Format::Int4,
     Format::SparseInt8,
     Format::TwoFourInt8,
+    Format::Palette,
 ];
 
 /// Saving and loading: `.trim`, the crate's own file. Integers are stored as integers.
@@ -106,7 +107,7 @@ impl<F: Element> Engine<F> {
     /// The bytes of the file, with a say in the search for the smallest.
     pub fn to_bytes_with(&self, options: &EncodeOptions) -> Vec<u8> {
         let mut section = Vec::new();
-        put_recipe(&mut section, self.recipe(), options);
+        put_recipe(&mut section, &self.recipe(), Form::Encoded(options));
         write_sections(&[(Kind::Engine, &section)])
     }
 
@@ -128,7 +129,29 @@ impl<F: Element> Engine<F> {
     }
 }
 
-fn put_recipe<F: Float>(out: &mut Vec<u8>, recipe: &Recipe<F>, options: &EncodeOptions) {
+/// What stands for a tensor.
+#[derive(Clone, Copy)]
+pub(super) enum Form<'a> {
+    /// Its body.
+    Encoded(&'a EncodeOptions),
+    /// Its elements, little-endian: what checks are made of.
+    Plain,
+}
+
+impl Form<'_> {
+    fn put(self, out: &mut Vec<u8>, shape: Vec<usize>, values: Values) {
+        match (self, values) {
+            (Self::Encoded(options), values) => put_body(out, shape, values, options),
+            (Self::Plain, Values::F32(values)) => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+            (Self::Plain, Values::F64(values)) => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+            (Self::Plain, Values::Codes(codes)) => {
+                out.extend(codes.values().iter().flat_map(|x| x.to_le_bytes()));
+            }
+        }
+    }
+}
+
+pub(super) fn put_recipe<F: Float>(out: &mut Vec<u8>, recipe: &Recipe<F>, form: Form<'_>) {
     put_element(out, element::<F>());
     put_varint(out, recipe.inputs as u64);
     out.push(u8::from(recipe.entry.is_some()) | u8::from(recipe.exit.is_some()) << 1);
@@ -136,17 +159,17 @@ fn put_recipe<F: Float>(out: &mut Vec<u8>, recipe: &Recipe<F>, options: &EncodeO
     put_varint(out, recipe.blocks.len() as u64);
     for block in &recipe.blocks {
         match block {
-            Block::Linear(linear) => put_linear(out, linear, options),
+            Block::Linear(linear) => put_linear(out, linear, form),
             Block::Affine { scale, shift } => {
                 out.push(tag(AFFINE, 0));
-                put_numbers(out, vec![scale.len()], scale, options);
-                put_numbers(out, vec![shift.len()], shift, options);
+                put_numbers(out, vec![scale.len()], scale, form);
+                put_numbers(out, vec![shift.len()], shift, form);
             }
             Block::LayerNorm(norm) => {
                 out.push(tag(LAYER_NORM, 0));
                 put_number(out, norm.eps());
-                put_numbers(out, vec![norm.features()], &norm.gamma().to_vec(), options);
-                put_numbers(out, vec![norm.features()], &norm.beta().to_vec(), options);
+                put_numbers(out, vec![norm.features()], &norm.gamma().to_vec(), form);
+                put_numbers(out, vec![norm.features()], &norm.beta().to_vec(), form);
             }
             Block::Activation(activation) => {
                 out.push(tag(ACTIVATION, 0));
@@ -156,7 +179,7 @@ fn put_recipe<F: Float>(out: &mut Vec<u8>, recipe: &Recipe<F>, options: &EncodeO
     }
 }
 
-fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, options: &EncodeOptions) {
+fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, form: Form<'_>) {
     let (outputs, shape) = (vec![linear.outputs], vec![linear.outputs, linear.inputs]);
     let (kind, flags) = match &linear.weights {
         Weights::Float { bias, .. } => (NUMBERS, if bias.is_some() { BIAS } else { 0 }),
@@ -178,21 +201,21 @@ fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, options: &EncodeO
     }
     match &linear.weights {
         Weights::Float { weight, bias } => {
-            put_numbers(out, shape, weight, options);
+            put_numbers(out, shape, weight, form);
             if let Some(bias) = bias {
-                put_numbers(out, outputs, bias, options);
+                put_numbers(out, outputs, bias, form);
             }
         }
         Weights::Codes { codes, scale, sums } => {
-            put_codes(out, shape, weight_bits(linear.format), codes.iter().map(|&w| w.into()), options);
-            put_body(out, outputs.clone(), Values::F32(scale.clone()), options);
+            put_codes(out, shape, weight_bits(linear.format), codes.iter().map(|&w| w.into()), form);
+            form.put(out, outputs.clone(), Values::F32(scale.clone()));
             match sums {
                 Sums::Dynamic { bias: Some(bias) } => {
-                    put_body(out, outputs, Values::F32(bias.clone()), options)
+                    form.put(out, outputs, Values::F32(bias.clone()));
                 }
                 Sums::Dynamic { bias: None } => {}
                 Sums::Static { input, bias, output } => {
-                    put_codes(out, outputs, 32, bias.iter().copied(), options);
+                    put_codes(out, outputs, 32, bias.iter().copied(), form);
                     put_grid(out, *input);
                     if let Output::Codes { before, after } = output {
                         before.iter().for_each(|&grid| put_grid(out, grid));
@@ -204,23 +227,23 @@ fn put_linear<F: Float>(out: &mut Vec<u8>, linear: &Linear<F>, options: &EncodeO
     }
 }
 
-fn weight_bits(format: Format) -> u8 {
+pub(super) fn weight_bits(format: Format) -> u8 {
     if format == Format::Int4 { 4 } else { 8 }
 }
 
-fn put_grid(out: &mut Vec<u8>, grid: QuantParams<f32>) {
+pub(super) fn put_grid(out: &mut Vec<u8>, grid: QuantParams<f32>) {
     put_floats(out, &[grid.scale]);
     // A recipe has been checked: 0..=255.
     out.push(grid.zero_point as u8);
 }
 
-fn put_numbers<F: Float>(out: &mut Vec<u8>, shape: Vec<usize>, x: &[F], options: &EncodeOptions) {
+fn put_numbers<F: Float>(out: &mut Vec<u8>, shape: Vec<usize>, x: &[F], form: Form<'_>) {
     let values = match element::<F>() {
         // Exact: these are f32 already.
         ElementType::F32 => Values::F32(x.iter().map(|x| x.as_f64() as f32).collect()),
         _ => Values::F64(x.iter().map(|x| x.as_f64()).collect()),
     };
-    put_body(out, shape, values, options);
+    form.put(out, shape, values);
 }
 
 fn put_codes(
@@ -228,11 +251,11 @@ fn put_codes(
     shape: Vec<usize>,
     bits: u8,
     codes: impl Iterator<Item = i32>,
-    options: &EncodeOptions,
+    form: Form<'_>,
 ) {
     // A recipe has been checked: the codes fit their bits.
     if let Ok(codes) = Codes::new(bits, true, codes.collect()) {
-        put_body(out, shape, Values::Codes(codes), options);
+        form.put(out, shape, Values::Codes(codes));
     }
 }
 
@@ -265,7 +288,7 @@ pub(super) fn read_recipe<F: Float>(bytes: &[u8], limits: &Limits) -> Result<(Re
     Ok((recipe, TrimReport::new(bytes.len(), reader.tensors)))
 }
 
-fn take_grid(cursor: &mut Cursor<'_>) -> Result<QuantParams<f32>> {
+pub(super) fn take_grid(cursor: &mut Cursor<'_>) -> Result<QuantParams<f32>> {
     let scale = take_floats::<f32>(cursor, 1)?.first().copied().unwrap_or(0.0);
     Ok(QuantParams { scale, zero_point: cursor.byte()?.into() })
 }
@@ -438,7 +461,7 @@ mod tests {
     fn lies_behind_a_right_checksum_are_errors_and_never_panics() {
         for (engine, data) in engines() {
             let mut section = Vec::new();
-            put_recipe(&mut section, engine.recipe(), &EncodeOptions::default());
+            put_recipe(&mut section, &engine.recipe(), Form::Encoded(&EncodeOptions::default()));
             for at in 0..section.len() {
                 for flip in [1, 0x80, 0xff] {
                     let mut section = section.clone();
@@ -453,6 +476,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_palette_of_too_many_values_is_refused() {
+        let (engine, _) = engines().swap_remove(0);
+        let mut recipe = engine.recipe();
+        recipe.linears_mut().for_each(|layer| layer.format = Format::Palette);
+        let mut section = Vec::new();
+        put_recipe(&mut section, &recipe, Form::Encoded(&EncodeOptions::default()));
+        let file = write_sections(&[(Kind::Engine, &section)]);
+        let error = Engine::<f32>::from_bytes(&file).unwrap_err().to_string();
+        assert!(error.contains("256 different values"), "{error}");
     }
 
     #[test]

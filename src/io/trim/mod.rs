@@ -4,8 +4,8 @@
 //! `docs/format.md` specifies it byte by byte. Bottom to top: `wire` (numbers and cursors), `range_coder`,
 //! `model` (probabilities that learn), `mask_model` and `symbol_model` (what predicts what), `floats`
 //! (lists of numbers), `mapping` (numbers as symbols), `layout` (symbols as bytes), `encoding` (one tensor),
-//! `search` (the smallest of its encodings), `container` (the file), `named`, `network` and `engine` (what is in it), `delta` (how two
-//! networks differ).
+//! `search` (the smallest of its encodings), `container` (the file), `named`, `network` and `engine` (what is in it), `delta` and
+//! `engine_delta` (how two of them differ).
 
 mod wire;
 mod range_coder;
@@ -23,6 +23,7 @@ mod named;
 mod network;
 mod engine;
 mod delta;
+mod engine_delta;
 mod report;
 
 #[cfg(feature = "safetensors")]
@@ -32,6 +33,7 @@ pub(crate) use wire::malformed;
 
 pub use delta::{apply, diff};
 pub use encoding::{Encoded, Encoding, TensorBytes, decode, encode, encoded_len};
+pub use engine_delta::{apply_engine, diff_engine};
 pub use layout::Layout;
 pub use mapping::Mapping;
 pub use named::{load_tensors, save_tensors, tensors_from_bytes, tensors_to_bytes};

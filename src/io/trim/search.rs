@@ -4,7 +4,7 @@
 //! ```text
 //! integers    one mapping
 //! floats      uniform, or uniform rows, or palette, where the bits allow it; as they are, where it may win
-//! each with   dense, bitmap, gaps: by length     mixed: for each stride, up to a size     coded
+//! each with   dense, bitmap, gaps: by length     mixed: for each stride, if it is quick enough     coded
 //! ```
 
 use super::encoding::Encoding;
@@ -13,6 +13,7 @@ use super::layout::{Laid, Layout, MIXED_MAX, Survivors, lay_out, planned_len};
 use super::mapping::{Mapped, Mapping, map_codes, map_floats};
 use super::mask_model::Grid;
 use super::tensor::{Values, as_matrix};
+use super::wire::width;
 
 /// What the search for the smallest encoding may try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct EncodeOptions {
 }
 
 impl Default for EncodeOptions {
-    /// Every layout; square images are recognized by their number of pixels; mixing up to 2^20 elements.
+    /// Every layout; square images are recognized by their number of pixels; mixing up to 2^20 decisions.
     fn default() -> Self {
         Self { layouts: Layout::ALL.to_vec(), image_width: None, mixed_max: 1 << 20 }
     }
@@ -43,10 +44,12 @@ impl EncodeOptions {
         self
     }
 
-    /// Tries [`Layout::Mixed`] up to `elements`, at most 2^24: smaller files, about 0.1 to 0.2 microseconds
-    /// per element.
-    pub fn with_mixed_up_to(mut self, elements: usize) -> Self {
-        self.mixed_max = elements.min(MIXED_MAX);
+    /// Tries [`Layout::Mixed`] for tensors that take up to so many `decisions`, at most 2^24: smaller files, which take about 0.05
+    /// to 0.1 microseconds per decision to write and to read. There is one for each element, and for each that is not 0 twice the
+    /// binary digits of its symbol: sparse weights of few values take little more than one per element, dense ones of 8 bits
+    /// about twelve.
+    pub fn with_mixed_up_to(mut self, decisions: usize) -> Self {
+        self.mixed_max = decisions.min(MIXED_MAX);
         self
     }
 
@@ -82,6 +85,16 @@ fn smallest_of_floats<T: Element>(values: &[T], shape: &[usize], options: &Encod
     let mask: Vec<u8> = values.iter().map(|v| u8::from(v.to_raw() != 0)).collect();
     let search = Search { rows, cols, options, mask: &mask, dense: values };
     search.smallest(map_floats(values, rows, cols))
+}
+
+/// Binary decisions that a range-coded layout of `n` elements takes, at most.
+fn decisions<T>(n: usize, survivors: Survivors<'_, T>) -> usize {
+    match survivors {
+        Survivors::Floats(_) => n,
+        Survivors::Symbols(symbols, _) => {
+            n + symbols.iter().map(|s| 2 * width(s.unsigned_abs().into()) as usize).sum::<usize>()
+        }
+    }
 }
 
 /// The candidates of one tensor.
@@ -152,7 +165,7 @@ impl<T: Element> Search<'_, T> {
         // Floats without a zero among them have no mask to code.
         let masked = !matches!(survivors, Survivors::Floats(values) if values.len() == n);
         let allows = |layout| self.options.layouts.contains(&layout) && n > 0 && masked;
-        let mixes = allows(Layout::Mixed) && n <= self.options.mixed_max;
+        let mixes = allows(Layout::Mixed) && decisions(n, survivors) <= self.options.mixed_max;
         if mixes {
             for stride in self.options.strides(self.rows, self.cols) {
                 offer(Layout::Mixed, self.grid(stride, true));

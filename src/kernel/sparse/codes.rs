@@ -110,6 +110,14 @@ impl SparseCodes {
         }
     }
 
+    /// All weights, row-major `[outputs, inputs]`, as they were.
+    pub fn weights(&self) -> Vec<i8> {
+        match &self.rows {
+            Rows::Narrow(csr) => csr.to_dense(),
+            Rows::Wide(csr) => csr.to_dense(),
+        }
+    }
+
     /// Weights that are not zero.
     pub fn nonzero(&self) -> usize {
         match &self.rows {

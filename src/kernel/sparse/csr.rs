@@ -88,6 +88,16 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
         all
     }
 
+    /// Row-major weights `[outputs, inputs]`.
+    pub(super) fn to_dense(&self) -> Vec<T> {
+        let mut all = vec![T::default(); self.outputs() * self.inputs];
+        for (i, to) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            let (columns, values) = self.row(i);
+            columns.iter().zip(values).for_each(|(column, &value)| to[column.get()] = value);
+        }
+        all
+    }
+
     pub(in crate::kernel) fn outputs(&self) -> usize {
         self.starts.len() - 1
     }
@@ -156,6 +166,7 @@ mod tests {
         assert_eq!(csr.row(1), (&[][..], &[][..]));
         assert_eq!(csr.row(2), (&[0, 1][..], &[2.0, 3.0][..]));
         assert_eq!((csr.outputs(), csr.inputs(), csr.nonzero()), (3, 3, 3));
+        assert_eq!(csr.to_dense(), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 3.0, 0.0]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod between;
 mod fours;
 mod int8;
 mod pack;
+mod palette;
 mod philox;
 mod real;
 mod row;

@@ -1,0 +1,21 @@
+//! What the targets share.
+
+/// A `.trim` file of one section, with the right length and checksum.
+pub fn file(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut section = Vec::new();
+    let mut length = content.len();
+    while length >= 128 {
+        section.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    section.push(length as u8);
+    let mut file = [b"TRIM\x01", &[kind][..], &section, content].concat();
+    file.extend(crc32(&file).to_le_bytes());
+    file
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
+    })
+}
