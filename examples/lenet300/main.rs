@@ -27,8 +27,10 @@ use trimnet::nn::{Dataset, Mlp, evaluate};
 const VALIDATION: usize = 5000;
 
 /// What others reached with LeNet-300-100 on MNIST: bytes, test error in percent.
-const PUBLISHED: [(&str, u32, f64); 5] = [
+const PUBLISHED: [(&str, u32, f64); 7] = [
     ("Deep Compression (Han 2016)", 27_000, 1.58),
+    ("Dynamic network surgery (Guo 2016), weights alone", 19_000, 1.99),
+    ("RigL+ (Evci 2020), weights in f32 and a mask", 16_100, 1.69),
     ("Soft weight sharing (Ullrich 2017)", 16_700, 1.94),
     ("Sparse variational dropout (Molchanov 2017)", 9400, 1.92),
     ("Bayesian compression (Louizos 2017)", 18_000, 1.8),
