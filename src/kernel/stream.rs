@@ -19,7 +19,7 @@ const ALIGN: usize = 64;
 
 /// Memory that begins with a line.
 #[repr(C, align(64))]
-struct Line<F>([F; CHUNK + ALIGN]);
+struct Line<F>([F; CHUNK]);
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
@@ -68,21 +68,25 @@ impl<F: Real> Stream<F> {
         #[cfg(not(target_arch = "x86_64"))]
         let large = false;
         let _ = whole;
-        Self { isa, large, memory: Line([F::default(); CHUNK + ALIGN]) }
+        Self { isa, large, memory: Line([F::default(); CHUNK]) }
     }
 
     /// Fills `out` with what `fill` makes.
     #[inline(always)]
     pub(crate) fn fill(&mut self, out: &mut [F], fill: &mut impl Fill<F>) {
-        // As far from the beginning of a line as the result: then whole lines are whole lines in both.
-        let shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
-        for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-            let chunk = &mut self.memory.0[shift..][..out.len()];
+        // The first part ends where a line does: then all others are whole lines, each of which leaves as one.
+        let before = out.as_ptr().addr() % ALIGN / size_of::<F>();
+        let (mut rest, mut at, mut shift) = (out, 0, if self.large { before } else { 0 });
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at_mut((CHUNK - shift).min(rest.len()));
+            let chunk = &mut self.memory.0[shift..][..part.len()];
             // One call for both ways: what is called once is inlined, and compiled for the instruction set.
-            fill.fill(i * CHUNK, if self.large { &mut *chunk } else { &mut *out });
+            fill.fill(at, if self.large { &mut *chunk } else { &mut *part });
             if self.large {
-                past_caches(self.isa, chunk, out);
+                past_caches(self.isa, chunk, part);
             }
+            at += part.len();
+            (rest, shift) = (after, 0);
         }
     }
 
