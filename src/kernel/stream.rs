@@ -19,10 +19,13 @@ const ALIGN: usize = 64;
 
 /// Memory that begins with a line.
 #[repr(C, align(64))]
-struct Line<F>([F; CHUNK]);
+struct Line<F>([F; CHUNK + ALIGN]);
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
+    /// Each part begins at a multiple of so many elements, a divisor of 256.
+    const GRAIN: usize = 1;
+
     /// Writes the elements `at..at + out.len()`, some hundreds at most; has to be `#[inline(always)]`.
     fn fill(&mut self, at: usize, out: &mut [F]);
 }
@@ -68,17 +71,20 @@ impl<F: Real> Stream<F> {
         #[cfg(not(target_arch = "x86_64"))]
         let large = false;
         let _ = whole;
-        Self { isa, large, memory: Line([F::default(); CHUNK]) }
+        Self { isa, large, memory: Line([F::default(); CHUNK + ALIGN]) }
     }
 
     /// Fills `out` with what `fill` makes.
     #[inline(always)]
-    pub(crate) fn fill(&mut self, out: &mut [F], fill: &mut impl Fill<F>) {
-        // The first part ends where a line does: then all others are whole lines, each of which leaves as one.
-        let before = out.as_ptr().addr() % ALIGN / size_of::<F>();
-        let (mut rest, mut at, mut shift) = (out, 0, if self.large { before } else { 0 });
+    pub(crate) fn fill<T: Fill<F>>(&mut self, out: &mut [F], fill: &mut T) {
+        // As far from the beginning of a line as the result: then whole lines are whole lines in both. And if the grain
+        // allows it, the first part ends where a line does, so that all others are whole lines.
+        let mut shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
+        let whole = self.large && shift.is_multiple_of(T::GRAIN);
+        let mut length = if whole { CHUNK - shift } else { CHUNK };
+        let (mut rest, mut at) = (out, 0);
         while !rest.is_empty() {
-            let (part, after) = rest.split_at_mut((CHUNK - shift).min(rest.len()));
+            let (part, after) = rest.split_at_mut(length.min(rest.len()));
             let chunk = &mut self.memory.0[shift..][..part.len()];
             // One call for both ways: what is called once is inlined, and compiled for the instruction set.
             fill.fill(at, if self.large { &mut *chunk } else { &mut *part });
@@ -86,7 +92,10 @@ impl<F: Real> Stream<F> {
                 past_caches(self.isa, chunk, part);
             }
             at += part.len();
-            (rest, shift) = (after, 0);
+            (rest, length) = (after, CHUNK);
+            if whole {
+                shift = 0;
+            }
         }
     }
 
@@ -152,6 +161,31 @@ mod tests {
         #[inline(always)]
         fn fill(&mut self, at: usize, out: &mut [f64]) {
             out.iter_mut().enumerate().for_each(|(i, out)| *out = self.0 + (at + i) as f64);
+        }
+    }
+
+    /// Counts in parts of four.
+    struct Fours;
+
+    impl Fill<f64> for Fours {
+        const GRAIN: usize = 4;
+
+        #[inline(always)]
+        fn fill(&mut self, at: usize, out: &mut [f64]) {
+            assert_eq!(at % 4, 0);
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = (at + i) as f64);
+        }
+    }
+
+    #[test]
+    fn parts_begin_at_multiples_of_the_grain_wherever_the_result_lies() {
+        let mut memory = vec![-1.0; 3 * CHUNK];
+        for isa in Isa::available() {
+            for (start, length) in (0..9).flat_map(|start| [(start, 4), (start, 2 * CHUNK + 12)]) {
+                let out = &mut memory[start..start + length];
+                write(isa, LARGE, out, &mut Fours);
+                assert!(out.iter().enumerate().all(|(i, &x)| x == i as f64), "{isa} {start} {length}");
+            }
         }
     }
 

@@ -185,6 +185,8 @@ struct Fours<'a, F> {
 }
 
 impl<F: Float> Fill<F> for Fours<'_, F> {
+    const GRAIN: usize = 4;
+
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         /// Groups side by side: one for each lane of a vector register.

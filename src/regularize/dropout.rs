@@ -157,6 +157,8 @@ struct Drawn<'a, F> {
 }
 
 impl<F: Float> Fill<F> for Drawn<'_, F> {
+    const GRAIN: usize = CHUNK;
+
     #[inline(always)]
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let keep = &mut self.keep[at / CHUNK..][..y.len().div_ceil(CHUNK)];
