@@ -119,7 +119,8 @@ def main():
     text = [
         "# Benchmarks", "",
         "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
-        "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below.", "",
+        "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below; a share above 100 %",
+        "says that zeros were left out of products, or that the limit was measured in a slower moment.", "",
         f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
         f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; {built} {commit}; plain build, no `target-cpu`",
         f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
