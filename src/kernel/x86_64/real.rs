@@ -7,6 +7,9 @@ use crate::kernel::panels::Step;
 use crate::kernel::real::{Job, Panel, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
+/// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
+const FEW: usize = 3;
+
 /// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over
 /// the panel holds in registers for so many rows; the last list, how many a last pass may hold instead.
 macro_rules! product {
@@ -57,7 +60,9 @@ macro_rules! product {
                     match live {
                         None => {
                             for ((a, step), next) in a.iter().zip(steps).zip(next) {
-                                fetch(next);
+                                if R > FEW {
+                                    fetch(next);
+                                }
                                 add(&mut all, a, step, first);
                             }
                         }
