@@ -63,7 +63,7 @@ def limits(threads):
     for t in threads:
         lines = subprocess.run([*command, str(t)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
         us = {line["case"]: line["min_us"] for line in map(json.loads, (line for line in lines if line.startswith("{")))}
-        each = t * 1000 * 14 * 128 * 32
+        each = t * 100 * 14 * 256 * 512
         found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
                     "f32": each / us["limit.product.f32"], "f64": each / us["limit.product.f64"]}
     return found

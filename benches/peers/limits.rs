@@ -12,9 +12,9 @@ use super::data;
 
 const N: usize = 4096;
 /// Products of one thread in one call.
-const PRODUCTS: usize = 1000;
+const PRODUCTS: usize = 100;
 
-/// `limit.read` and `limit.copy` of 64 MB; `limit.product`: on each thread 1000 products 14 x 128 x 32.
+/// `limit.read` and `limit.copy` of 64 MB; `limit.product`: on each thread 100 products 14 x 256 x 512.
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("limit.read", read),
@@ -47,10 +47,10 @@ fn copy(context: &Context) -> Result<Call, String> {
 }
 
 fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result<Call, String> {
-    // Deep enough that the tile is what takes the time, and small enough for the nearest cache.
+    // So many columns that the tile is what takes the time, not the packing of rows.
     const ROWS: usize = 14;
-    const DEPTH: usize = 128;
-    const COLUMNS: usize = 32;
+    const DEPTH: usize = 256;
+    const COLUMNS: usize = 512;
     let numbers = |n: usize, seed| data::normal(n, seed, 1.0).into_iter().map(of).collect::<Vec<F>>();
     let (x, w) = (numbers(ROWS * DEPTH, 1), numbers(COLUMNS * DEPTH, 2));
     let weights = PackedReal::new(Matrix::new(&w, COLUMNS, DEPTH));
@@ -60,7 +60,16 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
             let (mut y, mut scratch) = ([F::default(); ROWS * COLUMNS], ScratchReal::default());
             for _ in 0..PRODUCTS {
                 let (x, to) = (Matrix::new(&x, ROWS, DEPTH), MatrixMut::new(&mut y, ROWS, COLUMNS));
-                multiply(Isa::best(), x, &weights, 0..1, None, Fused::Identity, to, &mut scratch);
+                multiply(
+                    Isa::best(),
+                    x,
+                    &weights,
+                    0..weights.panels(),
+                    None,
+                    Fused::Identity,
+                    to,
+                    &mut scratch,
+                );
             }
             black_box(&mut y);
         });

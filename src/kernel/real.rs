@@ -181,7 +181,7 @@ macro_rules! real {
 }
 
 real!(f32, 12_582_912.0, run_f32, between_f32, fours_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, fours_f64, avx2: 6, avx512: 7);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, fours_f64, avx2: 6, avx512: 6);
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
 #[derive(Clone, Debug)]

@@ -14,12 +14,14 @@ use std::marker::PhantomData;
 use super::affine::Affine;
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Rows of which sums are taken in registers: more would be more streams from memory than a processor foresees.
-const DEEP: usize = 8;
+/// Rows of which sums are taken in registers.
+const DEEP: usize = 4;
+/// How many columns ahead numbers are asked for: so many rows at a time are more than a processor foresees.
+const AHEAD: usize = 512;
 /// Columns that are summed side by side; threads divide them by so many.
 const COLUMNS: usize = 64;
 
@@ -107,6 +109,9 @@ pub(super) fn product_sums<F: Float>(pool: &Pool, a: &[F], b: &[F], width: usize
 trait Terms<F>: Sync {
     /// Adds those of neighbours in one row to `a` and `b`: the first is element `at`, in column `j`.
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]);
+
+    /// Asks for what belongs to [`COLUMNS`] elements from `at` on, if there are so many.
+    fn fetch(&self, at: usize);
 }
 
 /// `d` and `d^2`, where `d = x - first`.
@@ -126,6 +131,11 @@ impl<F: Float> Terms<F> for Shifted<'_, F> {
             b[i] += d * d;
         }
     }
+
+    #[inline(always)]
+    fn fetch(&self, at: usize) {
+        fetch_some(self.x, at, COLUMNS);
+    }
 }
 
 /// `a` and `a * b`.
@@ -143,6 +153,12 @@ impl<F: Float> Terms<F> for Product<'_, F> {
             sums[i] += a[i];
             products[i] += a[i] * b[i];
         }
+    }
+
+    #[inline(always)]
+    fn fetch(&self, at: usize) {
+        fetch_some(self.a, at, COLUMNS);
+        fetch_some(self.b, at, COLUMNS);
     }
 }
 
@@ -166,6 +182,18 @@ impl<F: Float> Terms<F> for Standardized<'_, F> {
             b[i] += dy[i] * (((x[i] - first[i]) - offset[i]) * inverse[i]);
         }
     }
+
+    #[inline(always)]
+    fn fetch(&self, at: usize) {
+        fetch_some(self.dy, at, COLUMNS);
+        fetch_some(self.x, at, COLUMNS);
+    }
+}
+
+/// Asks for `n` numbers from `at` on, if there are so many.
+#[inline(always)]
+fn fetch_some<F>(numbers: &[F], at: usize, n: usize) {
+    fetch(numbers.get(at..at + n).unwrap_or_default());
 }
 
 /// Both sums of each of `width` columns over all rows of `elements` elements.
@@ -216,6 +244,7 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
                     let (mut sums, mut others) = (*a, *b);
                     for row in first..last {
                         let j = i * COLUMNS;
+                        self.terms.fetch(at(row, j) + AHEAD);
                         self.terms.add(at(row, j), self.first + j, &mut sums, &mut others);
                     }
                     (*a, *b) = (sums, others);
@@ -292,6 +321,9 @@ pub(super) fn backward_from<F: Float>(
     sums
 }
 
+/// Columns that [`BackwardFrom`] takes together.
+const SOME: usize = 16;
+
 /// What [`backward_from`] does to columns.
 struct BackwardFrom<'a, F> {
     backward: Backward<'a, F>,
@@ -303,20 +335,41 @@ impl<F: Float> Columns<F, 2> for BackwardFrom<'_, F> {
     #[inline(always)]
     fn run(&self, j: usize, [x, dy]: [&[F]; 2], dx: &mut [F]) {
         let Self { backward: Backward { dy_mean, dy_x_mean, scale }, moments, inverse } = self;
+        let one = |x: F, dy: F, first: F, offset: F, inverse: F, dy_mean: F, dy_x_mean: F, scale: F| {
+            let x_hat = ((x - first) - offset) * inverse;
+            (dy - dy_mean - x_hat * dy_x_mean) * scale
+        };
         let n = dx.len();
-        let (x, dy, dy_mean, dy_x_mean) = (&x[..n], &dy[..n], &dy_mean[j..][..n], &dy_x_mean[j..][..n]);
-        let (first, offset) = (&moments.first[j..][..n], &moments.offset[j..][..n]);
-        let (inverse, scale) = (&inverse[j..][..n], &scale[j..][..n]);
-        // By way of numbers of its own: so many slices are too many for the compiler to tell from `dx`.
-        for (block, dx) in dx.chunks_mut(COLUMNS).enumerate() {
-            let mut own = [F::zero(); COLUMNS];
-            for (i, own) in (block * COLUMNS..n).zip(&mut own) {
-                let x_hat = ((x[i] - first[i]) - offset[i]) * inverse[i];
-                *own = (dy[i] - dy_mean[i] - x_hat * dy_x_mean[i]) * scale[i];
+        let Some(last) = n.checked_sub(SOME) else {
+            for i in 0..n {
+                let at = j + i;
+                let (first, offset) = (moments.first[at], moments.offset[at]);
+                dx[i] = one(x[i], dy[i], first, offset, inverse[at], dy_mean[at], dy_x_mean[at], scale[at]);
             }
-            dx.copy_from_slice(&own[..dx.len()]);
+            return;
+        };
+        for at in (0..n).step_by(SOME) {
+            // The last part ends with the last column, and makes some of the part before again.
+            let at = at.min(last);
+            // Arrays, and a result of its own: so many slices are too many for the compiler to tell from `dx`.
+            let (first, offset, inverse) =
+                (some(&moments.first, j + at), some(&moments.offset, j + at), some(inverse, j + at));
+            let (dy_mean, dy_x_mean, scale) =
+                (some(dy_mean, j + at), some(dy_x_mean, j + at), some(scale, j + at));
+            let (x, dy, mut own) = (some(x, at), some(dy, at), [F::zero(); SOME]);
+            for i in 0..SOME {
+                own[i] =
+                    one(x[i], dy[i], first[i], offset[i], inverse[i], dy_mean[i], dy_x_mean[i], scale[i]);
+            }
+            dx[at..at + SOME].copy_from_slice(&own);
         }
     }
+}
+
+/// The numbers from `at` on.
+#[inline(always)]
+fn some<F>(numbers: &[F], at: usize) -> &[F; SOME] {
+    numbers[at..].first_chunk().expect("enough columns")
 }
 
 /// What becomes of some columns of a row; a trait, because a closure may be left out of the code for an instruction set.
@@ -389,9 +442,9 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
         for first in (0..width).step_by(TILE) {
             let columns = TILE.min(width - first);
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                let at = row * width + first;
-                let inputs = inputs.map(|x| &x[at..at + columns]);
-                stream.fill(&mut out[first..first + columns], &mut Piece { first, inputs, f });
+                let of = |row| inputs.map(|x| x.get(row * width + first..).unwrap_or_default());
+                let (inputs, next) = (of(row), of(row + 1));
+                stream.fill(&mut out[first..first + columns], &mut Piece { first, inputs, next, f });
             }
         }
         stream.finish();
@@ -402,12 +455,15 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
 struct Piece<'a, 'f, F, G, const N: usize> {
     first: usize,
     inputs: [&'a [F]; N],
+    /// What the next row will be made from.
+    next: [&'a [F]; N],
     f: &'f G,
 }
 
 impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Piece<'_, '_, F, G, N> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
+        self.next.iter().for_each(|x| fetch_some(x, at, out.len()));
         let inputs = self.inputs.map(|x| &x[at..at + out.len()]);
         self.f.run(self.first + at, inputs, out);
     }

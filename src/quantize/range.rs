@@ -63,7 +63,7 @@ impl<F: Float> Extremes<F> {
 }
 
 /// The extremes of a slice.
-struct Scan<'a, F>(&'a [F]);
+pub(super) struct Scan<'a, F>(pub(super) &'a [F]);
 
 impl<F: Float> Work for Scan<'_, F> {
     type Output = Extremes<F>;

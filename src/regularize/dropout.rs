@@ -25,7 +25,7 @@ use rand::Rng;
 use super::philox::{LANES, Philox};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements_mut, into_rows};
-use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, kept_bits, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, kept_bits, with};
 use crate::traits::Regularizer;
 
 /// Number of different 16-bit draws.
@@ -130,6 +130,9 @@ fn draw_bits(isa: Isa, stream: Philox, first: u64, threshold: u16, keep: &mut [u
 /// Words of the mask that are drawn before they are used: what the nearest cache easily holds.
 const WORDS: usize = 4;
 
+/// How far ahead of their use activations are asked for.
+const AHEAD: usize = 1024;
+
 /// Draws for `y`, whose first element is element `64 * first` of the stream.
 struct Draw<'a, F> {
     isa: Isa,
@@ -162,6 +165,8 @@ impl<F: Float> Fill<F> for Drawn<'_, F> {
     #[inline(always)]
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let keep = &mut self.keep[at / CHUNK..][..y.len().div_ceil(CHUNK)];
+        // Memory works while the generator does.
+        fetch(&self.x[(at + AHEAD).min(self.x.len())..(at + AHEAD + y.len()).min(self.x.len())]);
         draw_bits(self.isa, self.stream, (self.first + at / CHUNK) as u64, self.threshold, keep);
         keep_of(keep, self.gain, &self.x[at..][..y.len()], y);
     }

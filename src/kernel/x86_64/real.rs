@@ -155,5 +155,5 @@ product!(
 product!(
     Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, run_f64,
     _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_storeu_pd,
-    [1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 4], [1 2 3]
+    [1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4], [1 2 3]
 );
