@@ -17,8 +17,10 @@ use crate::kernel::{
 /// Columns that the kernels compute together: the grain at which threads divide a layer.
 pub(super) const PANEL: usize = 32;
 
-/// Below this many nanoseconds of work, by the estimate below, a layer is not worth a second thread.
-const WORTH_SHARING: f64 = 40_000.0;
+/// Below this many nanoseconds of work, by the estimate below, a layer is not worth a second thread that sleeps.
+const WORTH_WAKING: f64 = 40_000.0;
+/// Nor one that is awake.
+const WORTH_SHARING: f64 = 2_000.0;
 
 /// Integer weights for one of the kernels.
 #[derive(Clone, Debug)]
@@ -229,7 +231,8 @@ pub(super) fn warm<F: Element, S: Step>(
 
 /// How many threads a layer pays for.
 pub(super) fn parts(pool: &Pool, rows: usize, bytes: usize, panels: usize) -> usize {
-    if pool.threads() == 1 || nanoseconds(bytes, rows) < WORTH_SHARING {
+    let work = nanoseconds(bytes, rows);
+    if work < WORTH_SHARING || pool.threads() == 1 || (work < WORTH_WAKING && !pool.awake()) {
         return 1;
     }
     pool.threads().min(panels).max(1)

@@ -66,6 +66,12 @@ impl Pool {
         1 + self.crew.as_ref().map_or(0, |crew| crew.workers())
     }
 
+    /// Whether other threads would join a call at once, so that even some microseconds of work are worth sharing. They do
+    /// for a moment after each call; a quick succession of callers that ask this wakes them.
+    pub(crate) fn awake(&self) -> bool {
+        self.crew.as_ref().is_some_and(|crew| crew.awake())
+    }
+
     /// Calls `task(i)` once for every `i` in `0..tasks`, at best on all threads, and returns when all are done.
     ///
     /// # Panics
@@ -196,6 +202,10 @@ mod crew {
             match *self {}
         }
 
+        pub(super) fn awake(&self) -> bool {
+            match *self {}
+        }
+
         pub(super) fn run<F: Fn(usize) + Sync>(&self, _tasks: usize, _task: &F) {
             match *self {}
         }
@@ -255,6 +265,18 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(5));
             assert_eq!(counts(&pool, 50), vec![1; 50]);
         }
+    }
+
+    #[cfg(feature = "parallel")]
+    #[test]
+    fn a_quick_succession_of_questions_wakes_workers() {
+        let pool = Pool::new(3);
+        assert!(!Pool::single().awake());
+        while pool.awake() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!((0..1_000_000).any(|_| pool.awake()));
+        assert_eq!(counts(&pool, 50), vec![1; 50]);
     }
 
     #[test]

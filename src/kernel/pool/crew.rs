@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a worker without work looks for more before it sleeps: about what waking it costs, several times over.
 const AWAKE: Duration = Duration::from_micros(30);
 
+/// So many small calls in quick succession wake workers that sleep.
+const SMALL_CALLS: usize = 64;
+
 /// The gate: the number of calls so far, whether one is open, and how many workers are inside.
 const INSIDE: u64 = 0xffff;
 const OPEN: u64 = 1 << 16;
@@ -45,6 +48,12 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: Vec<Worker>,
     closing: AtomicBool,
+    /// When the pool began.
+    begin: Instant,
+    /// Nanoseconds from then to the last question whether anyone is awake, while someone was not.
+    asked: AtomicU64,
+    /// How many such questions came in quick succession.
+    questions: AtomicUsize,
 }
 
 // SAFETY: `job` is the one part that is not `Send + Sync` by itself, and its rule, kept by `Crew::run` and `enter`, orders
@@ -79,6 +88,9 @@ impl Crew {
             panic: Mutex::new(None),
             workers: (0..workers).map(|_| Worker { asleep: AtomicBool::new(false) }).collect(),
             closing: AtomicBool::new(false),
+            begin: Instant::now(),
+            asked: AtomicU64::new(0),
+            questions: AtomicUsize::new(0),
         });
         let mut threads = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -121,6 +133,23 @@ impl Crew {
         if let Some(panic) = mine.err().or(theirs) {
             resume_unwind(panic);
         }
+    }
+
+    /// Whether all workers look for work right now. Who asks so many times in quick succession wakes those who sleep.
+    pub(super) fn awake(&self) -> bool {
+        let shared = &*self.shared;
+        if shared.workers.iter().all(|worker| !worker.asleep.load(Ordering::Relaxed)) {
+            return true;
+        }
+        let now = shared.begin.elapsed().as_nanos() as u64;
+        let before = shared.asked.swap(now, Ordering::Relaxed);
+        if now.saturating_sub(before) > AWAKE.as_nanos() as u64 {
+            shared.questions.store(0, Ordering::Relaxed);
+        } else if shared.questions.fetch_add(1, Ordering::Relaxed) >= SMALL_CALLS {
+            shared.questions.store(0, Ordering::Relaxed);
+            self.wake(self.threads.len());
+        }
+        false
     }
 
     /// Wakes sleepers until `wanted` workers are up.
