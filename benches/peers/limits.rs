@@ -37,13 +37,36 @@ fn copy(context: &Context) -> Result<Call, String> {
     let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
     let mut y = Array2::<f32>::ones((N, N)).into_raw_vec_and_offset().0;
     Ok(Box::new(move || {
-        pool.run_rows(MatrixMut::new(&mut y, N, N), 16, |i, mut y| {
-            for row in 0..y.rows() {
-                y.row_mut(row).copy_from_slice(&x[(i * 16 + row) * N..][..N]);
-            }
+        pool.run_rows(MatrixMut::new(&mut y, N / 16, 16 * N), 1, |i, mut y| {
+            past_caches(&x[i * 16 * N..][..16 * N], y.row_mut(0));
         });
         black_box(&mut y);
     }))
+}
+
+/// Copies without reading what it writes to, if the processor can.
+fn past_caches(from: &[f32], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        use std::arch::x86_64::*;
+
+        #[target_feature(enable = "avx512f")]
+        fn copy(from: &[f32], to: &mut [f32]) {
+            // SAFETY: both types are plain numbers, any bits of which are valid.
+            let (head, lines, tail) = unsafe { to.align_to_mut::<__m512i>() };
+            head.copy_from_slice(&from[..head.len()]);
+            tail.copy_from_slice(&from[from.len() - tail.len()..]);
+            for (to, from) in lines.iter_mut().zip(from[head.len()..].as_chunks::<16>().0) {
+                // SAFETY: the references cover 64 bytes each, the one to write is aligned, and the fence below orders it.
+                unsafe { _mm512_stream_si512(to, _mm512_loadu_si512(from.as_ptr().cast())) };
+            }
+            _mm_sfence();
+        }
+
+        // SAFETY: the processor has these instructions.
+        return unsafe { copy(from, to) };
+    }
+    to.copy_from_slice(from);
 }
 
 fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result<Call, String> {

@@ -5,6 +5,7 @@
 //! are safe. Each kernel has a plain definition in `scalar`; a faster one equals it (integers) or
 //! stays within the error that its page states (floats).
 
+mod block;
 mod draws;
 mod elementwise;
 mod exp;
@@ -19,6 +20,7 @@ mod pack;
 mod palette;
 mod panels;
 mod pool;
+mod product;
 mod real;
 mod scalar;
 mod sparse;
@@ -44,7 +46,8 @@ pub use palette::{PackedPalette, PaletteReal, ScratchPalette, multiply_palette};
 pub use panels::PackedReal;
 pub(crate) use pool::PART;
 pub use pool::Pool;
-pub use real::{Real, ScratchReal, Update, affine, multiply, product};
+pub use product::{ScratchReal, Update, affine, multiply, product};
+pub use real::Real;
 pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,

@@ -18,7 +18,8 @@ use super::Isa;
 use super::elementwise::{Work, with};
 use super::matrix::{Matrix, MatrixMut};
 use super::panels::{PackedReal, Step};
-use super::real::{Real, ScratchReal, multiply};
+use super::product::{ScratchReal, multiply};
+use super::real::Real;
 use super::tail::Fused;
 use super::tiles::{PANEL, Tiles};
 

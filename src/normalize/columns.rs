@@ -368,8 +368,10 @@ impl<F: Float> Columns<F, 2> for BackwardFrom<'_, F> {
 
 /// The numbers from `at` on.
 #[inline(always)]
-fn some<F>(numbers: &[F], at: usize) -> &[F; SOME] {
-    numbers[at..].first_chunk().expect("enough columns")
+fn some<F: Float>(numbers: &[F], at: usize) -> [F; SOME] {
+    let mut own = [F::zero(); SOME];
+    own.copy_from_slice(&numbers[at..at + SOME]);
+    own
 }
 
 /// What becomes of some columns of a row; a trait, because a closure may be left out of the code for an instruction set.

@@ -2,8 +2,9 @@
 //! definition is the fused multiply-add, one instruction here, and the sums kept in registers.
 
 use super::{DotProd, Neon};
+use crate::kernel::block::{Job, Panel, Sums};
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Job, Panel, Real, Sums};
+use crate::kernel::real::Real;
 use crate::kernel::tiles::PANEL;
 
 /// Columns for which a pass over the panel keeps sums.

@@ -1,7 +1,8 @@
 //! The product of real numbers, one multiplication at a time.
 
+use crate::kernel::block::{Panel, Sums};
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Panel, Real, Sums};
+use crate::kernel::real::Real;
 use crate::kernel::tiles::PANEL;
 
 /// `sums[i][j] = sum over k of a[k][i] * w[k][j]`, in the order of `k`.

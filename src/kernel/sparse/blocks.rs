@@ -151,8 +151,9 @@ impl<F: SparseReal> SparseBlocks<F> {
         scratch: &mut SparseScratch<F>,
     ) {
         let lanes = scratch.lines(V * self.inputs());
-        gather::<F, V>(self.isa, x, self.inputs(), lanes);
-        share(pool, self.blocks() as f64 * 5.0 * V as f64, LINE, y, |first, mut y| {
+        let nanoseconds = self.blocks() as f64 * 5.0 * V as f64;
+        gather::<F, V>(self.isa, pool, nanoseconds, x, self.inputs(), lanes);
+        share(pool, nanoseconds, LINE, y, |first, mut y| {
             let (rows, columns) = (y.rows(), y.columns());
             let mut sums = [Line([F::default(); LINE]); LINE];
             for at in (0..columns).step_by(LINE) {

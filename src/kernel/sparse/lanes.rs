@@ -4,9 +4,9 @@
 //! batch [b, inputs]  ->  lanes [inputs][V][16]      lane l of V * 16 is row l of the batch
 //! ```
 
-use super::real::{Epilogue, SparseReal};
+use super::real::{Epilogue, SparseReal, worth_sharing};
 use crate::kernel::pack::pack;
-use crate::kernel::{Isa, Matrix, MatrixMut};
+use crate::kernel::{Isa, Matrix, MatrixMut, Pool};
 
 /// Lanes of a line.
 pub(in crate::kernel) const LINE: usize = 16;
@@ -22,10 +22,23 @@ pub struct Line<T>(pub(in crate::kernel) [T; LINE]);
 /// The sums of a group of weight rows: `[row][V][16]`.
 pub(in crate::kernel) type Group<F, const V: usize> = [[Line<F>; V]; GROUP];
 
-/// Transposes rows `[rows, inputs]`, at most `16 * V`, to `[inputs][V]` lines. Lanes without a row keep what they held.
-pub(super) fn gather<F: SparseReal, const V: usize>(isa: Isa, x: &[F], inputs: usize, lanes: &mut [Line<F>]) {
-    let rows = x.len() / inputs.max(1);
-    pack(isa, Matrix::new(x, rows, inputs), numbers_mut(lanes), V * LINE);
+/// Transposes rows `[rows, inputs]`, at most `16 * V`, to `[inputs][V]` lines, for a product that takes so many nanoseconds.
+/// Lanes without a row keep what they held.
+pub(super) fn gather<F: SparseReal, const V: usize>(
+    isa: Isa,
+    pool: &Pool,
+    nanoseconds: f64,
+    x: &[F],
+    inputs: usize,
+    lanes: &mut [Line<F>],
+) {
+    let threads = worth_sharing(pool, nanoseconds).map_or(1, |_| pool.threads().min(Pool::JOBS));
+    let x = Matrix::new(x, x.len() / inputs.max(1), inputs);
+    // Whole lines of every row, for all that read them.
+    let part = inputs.div_ceil(threads).next_multiple_of(LINE).max(LINE);
+    pool.share(lanes.chunks_mut(part * V).enumerate(), |(i, lanes)| {
+        pack(isa, x.column_range(i * part, lanes.len() / V), numbers_mut(lanes), V * LINE);
+    });
 }
 
 /// Writes the sums of weight rows `first + at ..`, `columns` of them, to all rows of the result, from column `at` on.

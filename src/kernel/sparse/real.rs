@@ -258,7 +258,9 @@ impl<F: SparseReal> SparseScratch<F> {
 }
 
 /// Work of fewer nanoseconds, by a rough count, is not worth waking anyone.
-const WORTH_SHARING: f64 = 40_000.0;
+const WORTH_WAKING: f64 = 40_000.0;
+/// Nor the help of those who are awake.
+const WORTH_SHARING: f64 = 5_000.0;
 
 /// Computes `out` by parts of columns, a multiple of `granule` each: alone, or on the pool if there is enough to do.
 pub(super) fn share<T: Send>(
@@ -284,6 +286,7 @@ pub(super) fn share<T: Send>(
 /// How many parts to cut work into, or none if the caller is faster alone.
 pub(super) fn worth_sharing(pool: &Pool, nanoseconds: f64) -> Option<usize> {
     // Four parts per thread even out rows of unequal work, unless they become too short.
-    let parts = (4 * pool.threads()).min((nanoseconds / (WORTH_SHARING / 8.0)) as usize);
-    (pool.threads() > 1 && nanoseconds >= WORTH_SHARING).then_some(parts.max(1))
+    let parts = (4 * pool.threads()).min((nanoseconds / WORTH_SHARING) as usize).max(pool.threads());
+    let pays = nanoseconds >= WORTH_WAKING || (nanoseconds >= WORTH_SHARING && pool.awake());
+    (pool.threads() > 1 && pays).then_some(parts)
 }

@@ -186,8 +186,8 @@ impl<F: SparseReal> SparseRows<F> {
         scratch: &mut SparseScratch<F>,
     ) {
         let lanes = scratch.lines(csr.inputs() * V);
-        gather::<F, V>(self.isa, x, csr.inputs(), lanes);
         let nanoseconds = csr.nonzero() as f64 * 0.7 * V as f64;
+        gather::<F, V>(self.isa, pool, nanoseconds, x, csr.inputs(), lanes);
         share(pool, nanoseconds, GROUP, y, |at, mut y| {
             many_on::<F, C, V>(self.isa, csr, at, lanes, &tail, &mut y)
         });

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
+use crate::kernel::block::{Job, Panel, Sums};
 use crate::kernel::panels::Step;
-use crate::kernel::real::{Job, Panel, Sums};
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.

@@ -1,0 +1,184 @@
+//! The inside of a product of real numbers: rows packed block by block, and each block multiplied by one panel after the
+//! other.
+
+use super::Isa;
+use super::live::{Live, Skip};
+use super::matrix::{Matrix, MatrixMut};
+use super::pack::pack;
+use super::panels::{Step, pack_panel};
+use super::real::Real;
+use super::tail::{Fused, padded};
+use super::tiles::{MAX_ROWS, PANEL, Tiles};
+
+/// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
+const BLOCK_BYTES: usize = 512 * 1024;
+
+/// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
+const NEAR_BYTES: usize = 192 * 1024;
+
+/// Sums of a tile on their way from registers to memory.
+pub(super) type Sums<F> = [[F; PANEL]; MAX_ROWS];
+
+/// Packs one block of rows after the other, and multiplies each.
+#[expect(clippy::too_many_arguments)]
+pub(super) fn blocks<F: Real>(
+    isa: Isa,
+    x: Matrix<'_, F>,
+    mut steps: Steps<'_, F>,
+    add: Add<'_, F>,
+    activation: Fused,
+    mut y: MatrixMut<'_, F>,
+    skip: Skip,
+    memory: &mut Vec<F>,
+    live: &mut Live,
+    sums: &mut Sums<F>,
+) {
+    let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
+    // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
+    let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
+    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
+    for first in (0..rows).step_by(block) {
+        let count = block.min(rows - first);
+        memory.resize(memory.len().max(count * depth), F::default());
+        live.clear();
+        for tile in Tiles::new(count, tile_rows) {
+            let rows = x.row_range(first + tile.start, tile.len());
+            let packed = &mut memory[tile.start * depth..tile.end * depth];
+            pack(isa, rows, packed, tile.len());
+            if skip == Skip::Rows {
+                live.add(isa, packed, tile.len());
+            }
+        }
+        let (packed, steps, live, y) = (&memory[..count * depth], &mut steps, &mut *live, y.reborrow());
+        let job =
+            Job { isa, packed, depth, first, count, tile_rows, steps, add, activation, y, skip, live, sums };
+        F::run(isa, job);
+    }
+}
+
+/// A block of packed rows to be multiplied by some panels.
+pub struct Job<'j, 's, F> {
+    isa: Isa,
+    packed: &'j [F],
+    depth: usize,
+    /// First row of the block.
+    first: usize,
+    /// Its rows.
+    count: usize,
+    tile_rows: usize,
+    steps: &'j mut Steps<'s, F>,
+    add: Add<'j, F>,
+    activation: Fused,
+    y: MatrixMut<'j, F>,
+    skip: Skip,
+    live: &'j mut Live,
+    sums: &'j mut Sums<F>,
+}
+
+/// The panels of a product.
+pub(super) enum Steps<'s, F> {
+    /// One after the other.
+    Packed(&'s [Step<F>]),
+    /// Weights yet to be packed, and the memory for one panel.
+    Loose(Matrix<'s, F>, &'s mut [Step<F>]),
+}
+
+/// A panel as a tile reads it.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'p, F> {
+    /// `[k][32]`.
+    pub(super) steps: &'p [Step<F>],
+    /// The `k` that matter, if not all do.
+    pub(super) live: Option<&'p [u32]>,
+    /// What will be read next, as long as `steps`.
+    pub(super) next: &'p [Step<F>],
+}
+
+/// What is added to a sum.
+#[derive(Clone, Copy)]
+pub(super) enum Add<'a, F> {
+    Nothing,
+    /// A number of each column.
+    Bias(&'a [F]),
+    /// What the result holds.
+    Result,
+}
+
+impl<F: Real> Job<'_, '_, F> {
+    /// Does it, with `tile(rows, columns, a, steps, live, sums)` for one tile of sums, where `live` lists the `k` that
+    /// matter if not all do. Inlined into one function for each instruction set.
+    #[inline(always)]
+    pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], Panel<'_, F>, &mut Sums<F>)) {
+        let columns = self.y.columns();
+        for panel in 0..columns.div_ceil(PANEL) {
+            let mut next: &[Step<F>] = &[];
+            let steps: &[Step<F>] = match self.steps {
+                Steps::Packed(all) => {
+                    if self.depth * size_of::<Step<F>>() <= NEAR_BYTES {
+                        next = &all[(panel + 1) * self.depth..];
+                    }
+                    &all[panel * self.depth..(panel + 1) * self.depth]
+                }
+                Steps::Loose(weights, memory) => {
+                    pack_panel(self.isa, *weights, panel, memory);
+                    if self.skip == Skip::Panels {
+                        self.live.clear();
+                        self.live.add_steps(memory);
+                    }
+                    memory
+                }
+            };
+            let at = panel * PANEL;
+            let used = PANEL.min(columns - at);
+            let bias = match self.add {
+                Add::Bias(all) => padded(&all[at..at + used]),
+                Add::Nothing | Add::Result => [F::default(); PANEL],
+            };
+            let tiles = Tiles::new(self.count, self.tile_rows);
+            for (index, rows) in tiles.enumerate() {
+                let next =
+                    if rows.end == self.count && !next.is_empty() { &next[..self.depth] } else { steps };
+                let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
+                let live = match self.skip {
+                    Skip::Rows => self.live.get(index),
+                    Skip::Panels => self.live.get(0),
+                };
+                tile(rows.len(), used, a, Panel { steps, live, next }, self.sums);
+                for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
+                    let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
+                    let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
+                    match <&mut [F; PANEL]>::try_from(&mut *y) {
+                        Ok(whole) => leave(whole, sums, &bias, result, relu),
+                        Err(_) => {
+                            let mut whole = padded(y);
+                            leave(&mut whole, sums, &bias, result, relu);
+                            y.copy_from_slice(&whole[..used]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the bias, or what is there already, and applies the activation.
+#[inline(always)]
+fn leave<F: Real>(y: &mut [F; PANEL], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
+    let mut values = *sums;
+    // By index over a whole panel: what the compiler turns into vectors.
+    if result {
+        for j in 0..PANEL {
+            values[j] = y[j] + values[j];
+        }
+    } else {
+        for j in 0..PANEL {
+            values[j] = values[j] + bias[j];
+        }
+    }
+    if relu {
+        for value in &mut values {
+            *value = if *value < F::default() { F::default() } else { *value };
+        }
+    }
+    *y = values;
+}
