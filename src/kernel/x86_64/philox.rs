@@ -9,6 +9,8 @@ const M1: i64 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
 const W1: u32 = 0xBB67_AE85;
 const ROUNDS: usize = 10;
+/// Blocks whose rounds alternate.
+const TOGETHER: usize = 4;
 /// `a ^ b ^ c`.
 const XOR: i32 = 0x96;
 
@@ -17,29 +19,51 @@ impl Avx512 {
     pub(in crate::kernel) fn kept_bits(self, key: u64, first: u64, threshold: u16, keep: &mut [u64]) {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
         fn run(key: u64, first: u64, threshold: u16, keep: &mut [u64]) {
-            let mut keys = [[_mm512_setzero_si512(); 2]; ROUNDS];
+            // Numbers, not vectors: a call is short, and to fill as many registers would take as long as a block.
+            let mut keys = [[0; 2]; ROUNDS];
             let (mut low, mut high) = (key as u32, (key >> 32) as u32);
             for keys in &mut keys {
-                *keys = [_mm512_set1_epi64(i64::from(low)), _mm512_set1_epi64(i64::from(high))];
+                *keys = [i64::from(low), i64::from(high)];
                 (low, high) = (low.wrapping_add(W0), high.wrapping_add(W1));
             }
+            let (fours, rest) = keep.as_chunks_mut::<TOGETHER>();
+            let after = first.wrapping_add((TOGETHER * fours.len()) as u64);
+            for (first, keep) in (0..).map(|i| first.wrapping_add(TOGETHER as u64 * i)).zip(fours) {
+                *keep = words(&keys, first, threshold);
+            }
+            for (first, keep) in (0..).map(|i| after.wrapping_add(i)).zip(rest) {
+                [*keep] = words(&keys, first, threshold);
+            }
+        }
+
+        /// The words of `N` blocks, side by side: each alone would wait for its own results most of the time.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        fn words<const N: usize>(keys: &[[i64; 2]; ROUNDS], first: u64, threshold: u16) -> [u64; N] {
             let (m0, m1) = (_mm512_set1_epi64(M0), _mm512_set1_epi64(M1));
             let lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-            let least = _mm512_set1_epi16(threshold as i16);
-            for (i, keep) in keep.iter_mut().enumerate() {
+            let mut all = [[_mm512_setzero_si512(); 4]; N];
+            for (i, [c0, c1, ..]) in all.iter_mut().enumerate() {
                 let counter = first.wrapping_add(i as u64).wrapping_mul(8);
-                let mut c0 = _mm512_add_epi64(_mm512_set1_epi64(counter as i64), lanes);
-                let mut c1 = _mm512_srli_epi64::<32>(c0);
-                let (mut c2, mut c3) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-                for &[k0, k1] in &keys {
-                    // The upper halves of lanes hold anything: nothing reads them.
-                    let (p0, p1) = (_mm512_mul_epu32(m0, c0), _mm512_mul_epu32(m1, c2));
-                    c0 = _mm512_ternarylogic_epi64::<XOR>(_mm512_srli_epi64::<32>(p1), c1, k0);
-                    c2 = _mm512_ternarylogic_epi64::<XOR>(_mm512_srli_epi64::<32>(p0), c3, k1);
-                    (c1, c3) = (p1, p0);
-                }
-                *keep = kept(c0, c1, least) | kept(c2, c3, least) << 32;
+                *c0 = _mm512_add_epi64(_mm512_set1_epi64(counter as i64), lanes);
+                *c1 = _mm512_srli_epi64::<32>(*c0);
             }
+            for keys in keys {
+                let [k0, k1] = keys.map(|key| _mm512_set1_epi64(key));
+                for [c0, c1, c2, c3] in &mut all {
+                    // The upper halves of lanes hold anything: nothing reads them.
+                    let (p0, p1) = (_mm512_mul_epu32(m0, *c0), _mm512_mul_epu32(m1, *c2));
+                    *c0 = _mm512_ternarylogic_epi64::<XOR>(_mm512_srli_epi64::<32>(p1), *c1, k0);
+                    *c2 = _mm512_ternarylogic_epi64::<XOR>(_mm512_srli_epi64::<32>(p0), *c3, k1);
+                    (*c1, *c3) = (p1, p0);
+                }
+            }
+            let least = _mm512_set1_epi16(threshold as i16);
+            let mut words = [0; N];
+            for (word, [c0, c1, c2, c3]) in words.iter_mut().zip(all) {
+                *word = kept(c0, c1, least) | kept(c2, c3, least) << 32;
+            }
+            words
         }
 
         /// A bit for each 16-bit half of these words.
