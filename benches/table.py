@@ -9,6 +9,7 @@ cannot do without, divided by the time that was measured. What the machine gives
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ BYTES = {r"^prune\.magnitude": (3, 0), r"^prune\.rows": (2.5, 0), r"^prune": (2,
          r"^fakequant": (2, 0), r"^observe": (1, 0), r"^batchnorm\.train": (3, 0), r"^batchnorm\.backward": (5, 0),
          r"^(batchnorm|layernorm)": (2, 0), r"^dropout": (2, 0.125), r"^kmeans": (2, 1)}
 
+# Peers that goals name beside the fastest.
+PARTICULAR = [(r"^prune\.magnitude", "l1_unstructured"), (r"^dropout\.forward", "torch"), (r"^distill", "every step"), (r"^sparse\.", "CSR|BSR")]
+
 
 def products(widths):
     return sum(a * b for a, b in zip(widths, widths[1:]))
@@ -30,10 +34,10 @@ def widths(text):
 
 
 def multiply_adds(case):
-    """Of one unit of work, or None."""
-    if found := re.search(r"^engine\.f(?:32|64)\.([\d-]+)\.b", case):
+    """Of one unit of work, or None: of one row the weights take the time, not the products."""
+    if found := re.search(r"^engine\.\w+\.([\d-]+)\.b(?!1$|1\.)", case):
         return products(widths(found[1]))
-    if re.search(r"^gemm\.f", case):
+    if re.search(r"^gemm\.", case):
         return 1
     if found := re.search(r"^train\.\w+\.([\d-]+)", case):
         w = widths(found[1])
@@ -48,7 +52,8 @@ def limit_us(row, limits):
     """The least time of a row by what the machine gives, or None."""
     size, t = (8 if ".f64" in row["case"] else 4), row["threads"]
     if (each := multiply_adds(row["case"])) is not None:
-        return each * row["work"] / limits[t][f"f{8 * size}"]
+        kind = "i8" if re.search(r"\.(int8|i8)\.", row["case"]) else f"f{8 * size}"
+        return each * row["work"] / limits[t][kind]
     for pattern, (elements, others) in BYTES.items():
         if re.search(pattern, row["case"]):
             way = "read" if row["case"].startswith("observe") else "copy"
@@ -65,7 +70,7 @@ def limits(threads):
         us = {line["case"]: line["min_us"] for line in map(json.loads, (line for line in lines if line.startswith("{")))}
         each = t * 100 * 14 * 256 * 512
         found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
-                    "f32": each / us["limit.product.f32"], "f64": each / us["limit.product.f64"]}
+                    **{kind: each / us[f"limit.product.{kind}"] for kind in ("f32", "f64", "i8")}}
     return found
 
 
@@ -79,9 +84,23 @@ def row_text(row, limits):
     least = limit_us(row, limits)
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
     share = "-" if least is None or row["trimnet_us"] is None else f"{100 * least / row['trimnet_us']:.0f} %"
+    possible = "-" if least is None or row["peer_us"] is None else f"{row['peer_us'] / least:.1f}"
     reached = {None: "-", True: "yes", False: "**no**"}[row["reached"]]
     return (f"| `{row['case']}` | {row['threads']} | {time(row['trimnet_us'])} | {row['peer'] or '-'} | {time(row['peer_us'])} | {ratio} "
-            f"| {row['goal']:g} | {reached} | {share} |")
+            f"| {row['goal']:g} | {reached} | {share} | {possible} |")
+
+
+def particular(rows):
+    """Other peers than the fastest, which goals name: the fastest form of each."""
+    lines = []
+    for row in rows:
+        for case, peer in PARTICULAR:
+            times = [statistics.median(us) for name, us in row["rounds"].items() if us and re.search(peer, name)]
+            if re.search(case, row["case"]) and times and row["trimnet_us"]:
+                name = next(name for name, us in row["rounds"].items() if us and re.search(peer, name) and statistics.median(us) == min(times))
+                lines.append(f"| `{row['case']}` | {row['threads']} | {time(row['trimnet_us'])} | {name} | {time(min(times))} "
+                             f"| {min(times) / row['trimnet_us']:.2f} |")
+    return lines
 
 
 def processor():
@@ -120,23 +139,26 @@ def main():
         "# Benchmarks", "",
         "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
         "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below; a share above 100 %",
-        "says that zeros were left out of products, or that the limit was measured in a slower moment.", "",
+        "says that zeros were left out of products, that data stayed in the caches, or that the limit was measured in a slower moment.",
+        "The largest ratio that the limit allows stands last: a goal above it cannot be reached here.", "",
         f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
         f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; {built} {commit}; plain build, no `target-cpu`",
         f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
         f"- peers: {', '.join(versions)}",
         f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
-        "| threads | read | copy, read + write | f32 products | f64 products |", "|---|---|---|---|---|",
+        "| threads | read | copy, read + write | f32 products | f64 products | 8-bit products |", "|---|---|---|---|---|---|",
     ]
     for t, got in found.items():
         text.append(f"| {t} | {got['read'] / 1e3:.1f} GB/s | {got['copy'] / 1e3:.1f} GB/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
-                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s |")
+                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s | {2 * got['i8'] / 1e3:.0f} GOP/s |")
     text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
     families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
     for family in families:
-        text += ["", f"## {family}", "", "| case | threads | trimnet | fastest peer | its time | ratio | goal | reached | share of the limit |",
-                 "|---|---|---|---|---|---|---|---|---|"]
+        text += ["", f"## {family}", "", "| case | threads | trimnet | fastest peer | its time | ratio | goal | reached | share of the limit | at most |",
+                 "|---|---|---|---|---|---|---|---|---|---|"]
         text += [row_text(row, found) for row in rows if row["case"].split(".")[0] == family]
+    text += ["", "## Peers that goals name beside the fastest", "", "| case | threads | trimnet | peer | its time | ratio |", "|---|---|---|---|---|---|"]
+    text += particular(rows)
     OUT.write_text("\n".join(text) + "\n")
     print(f"{OUT}: {len(rows)} rows")
 

@@ -4,7 +4,8 @@ use std::hint::black_box;
 
 use ndarray::Array2;
 use trimnet::kernel::{
-    Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, min_max, multiply,
+    Codes, Fused, Input, Isa, Matrix, MatrixMut, PackedI8, PackedReal, Pool, Real, Scratch8, ScratchReal,
+    Tail, min_max, multiply, multiply_codes,
 };
 
 use super::case::{Call, Case, Context};
@@ -13,6 +14,10 @@ use super::data;
 const N: usize = 4096;
 /// Products of one thread in one call.
 const PRODUCTS: usize = 100;
+/// Its shape: so many columns that the tile is what takes the time, not the packing of rows.
+const ROWS: usize = 14;
+const DEPTH: usize = 256;
+const COLUMNS: usize = 512;
 
 /// `limit.read` and `limit.copy` of 64 MB; `limit.product`: on each thread 100 products 14 x 256 x 512.
 pub fn cases() -> Vec<Case> {
@@ -21,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("limit.copy", copy),
         Case::new("limit.product.f32", |context| product(context, |x| x)).smoke(),
         Case::new("limit.product.f64", |context| product(context, f64::from)),
+        Case::new("limit.product.i8", product_i8),
     ]
 }
 
@@ -70,10 +76,6 @@ fn past_caches(from: &[f32], to: &mut [f32]) {
 }
 
 fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result<Call, String> {
-    // So many columns that the tile is what takes the time, not the packing of rows.
-    const ROWS: usize = 14;
-    const DEPTH: usize = 256;
-    const COLUMNS: usize = 512;
     let numbers = |n: usize, seed| data::normal(n, seed, 1.0).into_iter().map(of).collect::<Vec<F>>();
     let (x, w) = (numbers(ROWS * DEPTH, 1), numbers(COLUMNS * DEPTH, 2));
     let weights = PackedReal::new(Matrix::new(&w, COLUMNS, DEPTH));
@@ -93,6 +95,24 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
                     to,
                     &mut scratch,
                 );
+            }
+            black_box(&mut y);
+        });
+    }))
+}
+
+fn product_i8(context: &Context) -> Result<Call, String> {
+    let codes = |n: usize, seed| data::codes(n, seed);
+    let (x, w) = (codes(ROWS * DEPTH, 1), codes(COLUMNS * DEPTH, 2));
+    let weights = PackedI8::new(&w, COLUMNS, DEPTH);
+    let (pool, threads) = (Pool::new(context.threads), context.threads);
+    Ok(Box::new(move || {
+        pool.run(threads, |_| {
+            let (mut y, mut scratch) = (vec![0; ROWS * COLUMNS], Scratch8::default());
+            for _ in 0..PRODUCTS {
+                let input = Input { codes: Codes::I8(&x), zero_point: 0, bias: None };
+                let tail = Tail::Sums { out: MatrixMut::new(&mut y, ROWS, COLUMNS) };
+                multiply_codes(Isa::best(), input, &weights, 0..weights.panels(), tail, &mut scratch);
             }
             black_box(&mut y);
         });

@@ -10,12 +10,6 @@ pub fn file(kind: u8, content: &[u8]) -> Vec<u8> {
     }
     section.push(length as u8);
     let mut file = [b"TRIM\x01", &[kind][..], &section, content].concat();
-    file.extend(crc32(&file).to_le_bytes());
+    file.extend(crc32fast::hash(&file).to_le_bytes());
     file
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
-    })
 }
