@@ -127,7 +127,7 @@ impl MlpBuilder {
         self.activation(Activation::Clip { min, max })
     }
 
-    /// Dropout with chance `p`, `0 <= p < 1`.
+    /// Dropout with chance `p`, `0 <= p <= 1`.
     pub fn dropout(self, p: f64) -> Self {
         self.then(Step::Dropout(p))
     }
@@ -195,7 +195,7 @@ mod tests {
             error(Mlp::builder(3).linear(2).leaky_relu(f64::NAN)),
             "slope of leaky relu is NaN, allowed is finite"
         );
-        assert!(error(Mlp::builder(3).linear(2).dropout(1.0)).contains("allowed is"));
+        assert!(error(Mlp::builder(3).linear(2).dropout(1.5)).contains("allowed is"));
         assert!(error(Mlp::builder(3).linear(2).gaussian_noise(-1.0)).contains("allowed is"));
     }
 

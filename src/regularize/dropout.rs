@@ -52,7 +52,7 @@ const CHUNK: usize = LANES * 8;
 #[cfg_attr(feature = "serde", serde(try_from = "Raw", into = "Raw"))]
 pub struct Dropout {
     p: f64,
-    /// A draw below it drops, 0..=65535.
+    /// A draw below it drops, 0..=65536.
     threshold: u32,
 }
 
@@ -67,15 +67,16 @@ pub struct DropoutCache {
 
 impl Dropout {
     /// Drops each activation with probability `p`, served as the nearest multiple of 1 / 65536 below 1:
-    /// smaller than 1 / 131072 drops nothing, and the largest `p` below 1 still keeps one in 65536.
+    /// smaller than 1 / 131072 drops nothing, and the largest `p` below 1 still keeps one in 65536. 1 drops all.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless `0 <= p < 1`.
+    /// [`Error::OutOfRange`] unless `0 <= p <= 1`.
     pub fn new(p: f64) -> Result<Self> {
-        if !(0.0..1.0).contains(&p) {
-            return Err(Error::OutOfRange { name: "p", value: p, range: "0 <= p < 1" });
+        if !(0.0..=1.0).contains(&p) {
+            return Err(Error::OutOfRange { name: "p", value: p, range: "0 <= p <= 1" });
         }
-        let threshold = ((p * f64::from(DRAWS)).round() as u32).min(DRAWS - 1);
+        let most = if p < 1.0 { DRAWS - 1 } else { DRAWS };
+        let threshold = ((p * f64::from(DRAWS)).round() as u32).min(most);
         Ok(Self { p, threshold })
     }
 
@@ -89,8 +90,11 @@ impl Dropout {
         f64::from(self.threshold) / f64::from(DRAWS)
     }
 
-    /// What a kept activation is multiplied with: `1 / (1 - effective_p)`.
+    /// What a kept activation is multiplied with: `1 / (1 - effective_p)`, or 0 where none is kept.
     pub fn gain(&self) -> f64 {
+        if self.threshold == DRAWS {
+            return 0.0;
+        }
         f64::from(DRAWS) / f64::from(DRAWS - self.threshold)
     }
 }
@@ -290,12 +294,16 @@ impl Dropout {
         }
         let keep = cache.keep.get_or_insert_default();
         keep.resize(y.len().div_ceil(CHUNK), 0);
+        let Ok(threshold) = u16::try_from(self.threshold) else {
+            keep.fill(0);
+            return y.fill(F::zero());
+        };
         let (isa, stream, gain) = (Isa::best(), Philox::new(seed), F::of(cache.gain));
         let whole = y.len();
         let parts = y.chunks_mut(PART).zip(keep.chunks_mut(PART / CHUNK)).enumerate();
         pool.each(parts, |(i, (y, keep))| {
             let x = x.map(|x| &x[i * PART..][..y.len()]);
-            let (first, threshold) = (i * (PART / CHUNK), self.threshold as u16);
+            let first = i * (PART / CHUNK);
             with(isa, Draw { isa, whole, stream, threshold, gain, first, x, y, keep });
         });
     }
@@ -424,12 +432,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_all_but_zero_to_below_one() {
-        for p in [-0.1, -f64::MIN_POSITIVE, 1.0, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+    fn refuses_all_but_zero_to_one() {
+        for p in
+            [-0.1, -f64::MIN_POSITIVE, 1.0 + f64::EPSILON, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]
+        {
             let error = Dropout::new(p).unwrap_err();
-            assert!(error.to_string().ends_with("allowed is 0 <= p < 1"), "{error}");
+            assert!(error.to_string().ends_with("allowed is 0 <= p <= 1"), "{error}");
         }
-        for p in [0.0, -0.0, 1e-300, 0.5, 1.0 - f64::EPSILON] {
+        for p in [0.0, -0.0, 1e-300, 0.5, 1.0 - f64::EPSILON, 1.0] {
             assert!(Dropout::new(p).is_ok());
         }
     }
@@ -444,6 +454,17 @@ mod tests {
                 assert!(out.iter().zip(&x).all(|(a, b)| a.to_bits() == b.to_bits()));
             }
         }
+    }
+
+    #[test]
+    fn one_drops_all() {
+        let x = array![[f64::NAN, f64::INFINITY, -1.0, 1.0]];
+        let (y, cache) = perturb(1.0, x.clone());
+        let dx = Dropout::new(1.0).unwrap().backward(cache, x.clone());
+        for out in [y, dx] {
+            assert!(out.iter().all(|x| x.to_bits() == 0));
+        }
+        assert_eq!((Dropout::new(1.0).unwrap().effective_p(), Dropout::new(1.0).unwrap().gain()), (1.0, 0.0));
     }
 
     #[test]
@@ -479,7 +500,7 @@ mod tests {
     fn every_instruction_set_and_number_of_threads_draws_the_same() {
         for (rows, columns) in [(1, 1), (5, 27), (3, 64), (300, 1001)] {
             let x = Array2::from_shape_fn((rows, columns), |(i, j)| (i * columns + j + 1) as f32);
-            for p in [0.0, 0.3] {
+            for p in [0.0, 0.3, 1.0] {
                 let (y, cache) = perturb(p, x.clone());
                 let dx = Dropout::new(p).unwrap().backward(cache.clone(), x.clone());
                 for pool in [Pool::single(), Pool::new(3)] {
@@ -521,11 +542,11 @@ mod tests {
 
     #[cfg(feature = "serde")]
     #[test]
-    fn a_file_cannot_hold_a_p_of_one() {
+    fn a_file_cannot_hold_a_p_above_one() {
         let dropout = Dropout::new(0.5).unwrap();
         let json = serde_json::to_string(&dropout).unwrap();
         assert_eq!(json, r#"{"p":0.5}"#);
         assert_eq!(serde_json::from_str::<Dropout>(&json).unwrap(), dropout);
-        assert!(serde_json::from_str::<Dropout>(r#"{"p":1.0}"#).is_err());
+        assert!(serde_json::from_str::<Dropout>(r#"{"p":1.5}"#).is_err());
     }
 }
