@@ -15,6 +15,7 @@
 use std::ops::Range;
 
 use super::Isa;
+use super::live::Live;
 use super::pack::pack_codes;
 use super::tail::{Finish, Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
@@ -48,6 +49,7 @@ impl Codes<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch8 {
     rows: Vec<u32>,
+    live: Live,
     sums: Sums,
 }
 
@@ -107,11 +109,12 @@ pub fn multiply_codes<S: Step>(
     // A row alone has no time for divisions.
     let fit = |rows: usize| rows.next_multiple_of(tile_rows).max(tile_rows);
     let block = if rows == 1 { 1 } else { fit(BLOCK_BYTES / (4 * width.max(1))) };
-    let Scratch8 { rows: memory, sums } = scratch;
+    let Scratch8 { rows: memory, live, sums } = scratch;
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * width), 0);
         let packed = &mut memory[..count * width];
+        live.clear();
         for tile in Tiles::new(count, tile_rows) {
             let codes = (first + tile.start) * inputs..(first + tile.end) * inputs;
             let target = &mut packed[tile.start * width..tile.end * width];
@@ -119,12 +122,26 @@ pub fn multiply_codes<S: Step>(
                 Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, target),
                 Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, target),
             }
+            if leaves_out_zeros(isa) {
+                live.add(isa, target, tile.len());
+            }
         }
-        let (panels, bias, tail) = (panels.clone(), input.bias, &mut tail);
-        S::run(
-            isa,
-            Job { weights, panels, bias, zero_point, packed, width, first, count, tile_rows, tail, sums },
-        );
+        let (panels, bias, live, tail) = (panels.clone(), input.bias, &*live, &mut tail);
+        let job = Job {
+            weights,
+            panels,
+            bias,
+            zero_point,
+            packed,
+            live,
+            width,
+            first,
+            count,
+            tile_rows,
+            tail,
+            sums,
+        };
+        S::run(isa, job);
     }
 }
 
@@ -135,6 +152,8 @@ pub struct Job<'j, 't, S> {
     pub(super) bias: Option<&'j [i32]>,
     pub(super) zero_point: i32,
     pub(super) packed: &'j [u32],
+    /// Which words of each tile are not zero, for sets that leave those out.
+    pub(super) live: &'j Live,
     /// Words of `packed` for one row.
     pub(super) width: usize,
     /// First row of the block.
@@ -151,14 +170,24 @@ impl<S: Step> Job<'_, '_, S> {
     /// for each instruction set.
     #[inline(always)]
     pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums)) {
+        let tile = |rows: usize,
+                    columns: usize,
+                    a: &[u32],
+                    _: Option<&[u32]>,
+                    steps: &[S],
+                    start: &[i32; PANEL],
+                    sums: &mut Sums| {
+            tile(rows, columns, a, steps, start, sums);
+        };
         self.run_with(tile, |finish, sums, row| finish.run(sums, row));
     }
 
-    /// The same with a way of its own from the sums of a tile, whose first row is given, to the result.
+    /// The same for a `tile(rows, columns, a, live, steps, start, sums)` that leaves out zeros, with a way of its own from
+    /// the sums of a tile, whose first row is given, to the result.
     #[inline(always)]
     pub(super) fn run_with(
         self,
-        tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums),
+        tile: impl Fn(usize, usize, &[u32], Option<&[u32]>, &[S], &[i32; PANEL], &mut Sums),
         send: impl Fn(&mut Finish<'_>, &[[i32; PANEL]], usize),
     ) {
         let depth = self.weights.inputs().div_ceil(4);
@@ -175,9 +204,9 @@ impl<S: Step> Job<'_, '_, S> {
                 start[j] = start[j].wrapping_sub(column_sums[j].wrapping_mul(self.zero_point));
             }
             let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
-            for rows in Tiles::new(self.count, self.tile_rows) {
+            for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
-                tile(rows.len(), used, a, steps, &start, self.sums);
+                tile(rows.len(), used, a, self.live.get(index), steps, &start, self.sums);
                 send(&mut finish, &self.sums[..rows.len()], self.first + rows.start);
             }
         }
@@ -200,6 +229,15 @@ fn packs_signed(isa: Isa) -> bool {
     match isa {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon(_) | Isa::DotProd(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether words of a tile that are all zero are left out: images are mostly background.
+fn leaves_out_zeros(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => true,
         _ => false,
     }
 }
@@ -314,6 +352,29 @@ mod tests {
                         expected,
                         "{isa} i4 {rows} {inputs} {outputs}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn leaving_out_zeros_changes_no_sum() {
+        let (inputs, outputs) = (301, 115);
+        let w = signed(&bytes(2, inputs * outputs));
+        let (packed, bias) = (PackedI8::new(&w, outputs, inputs), vec![7; outputs]);
+        for rows in [1, 2, 14, 32] {
+            // Of blocks of twenty inputs, one in so many is not all zero.
+            for every in [1, 2, 3, 5, 100] {
+                let mut a = bytes(1, rows * inputs);
+                let zeros = a.iter_mut().enumerate().filter(|(i, _)| (i % inputs / 20 + 1) % every != 0);
+                zeros.for_each(|(_, a)| *a = 0);
+                for zero_point in [0, 9] {
+                    let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
+                    let expected = definition(&wide, zero_point, &bias, &w, rows, inputs);
+                    let input = Input { codes: Codes::U8(&a), zero_point, bias: Some(&bias) };
+                    for isa in Isa::available() {
+                        assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {every}");
+                    }
                 }
             }
         }

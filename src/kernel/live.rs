@@ -3,7 +3,6 @@
 use super::Isa;
 use super::elementwise::{Work, with};
 use super::panels::Step;
-use super::real::Real;
 
 /// Where zeros are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +13,22 @@ pub(super) enum Skip {
     Panels,
 }
 
-/// So many `k` without a zero among them, and the rest is not looked at.
+/// So many elements `k` without a zero among them, and the rest is not looked at.
 const TRIAL: usize = 128;
+
+/// Elements of packed rows: a zero contributes nothing.
+pub(super) trait Element: Copy + Default + PartialEq {
+    /// How many `k` one element stands for.
+    const CODES: usize = 1;
+}
+
+impl Element for f32 {}
+impl Element for f64 {}
+
+/// Four codes.
+impl Element for u32 {
+    const CODES: usize = 4;
+}
 
 /// Lists of `k`, one after the other; memory is kept from use to use.
 #[derive(Clone, Debug, Default)]
@@ -31,28 +44,30 @@ impl Live {
         self.lists.clear();
     }
 
-    /// The list number `index`, or `None` if all `k` matter.
+    /// The list number `index`, or `None` if all `k` matter, as they do where no list was added.
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<&[u32]> {
-        self.lists[index].map(|(first, end)| &self.positions[first..end])
+        self.lists.get(index).copied().flatten().map(|(first, end)| &self.positions[first..end])
     }
 
     /// Adds the list of a tile, `[k][width]`.
-    pub(super) fn add<F: Real>(&mut self, isa: Isa, tile: &[F], width: usize) {
+    pub(super) fn add<F: Element>(&mut self, isa: Isa, tile: &[F], width: usize) {
         struct Find<'a, F>(&'a mut Live, &'a [F], usize);
 
-        impl<F: Real> Work for Find<'_, F> {
+        impl<F: Element> Work for Find<'_, F> {
             type Output = ();
 
             #[inline(always)]
             fn run(self) {
                 let Self(live, tile, width) = self;
-                // The widths of whole tiles on each instruction set, and those of 32, 64, 128 and 256 rows.
+                // One row; the widths of whole tiles on each instruction set, and those of 32, 64, 128 and 256 rows.
                 match width {
+                    1 => live.find(tile.as_chunks::<1>().0.iter()),
                     4 => live.find(tile.as_chunks::<4>().0.iter()),
                     5 => live.find(tile.as_chunks::<5>().0.iter()),
                     6 => live.find(tile.as_chunks::<6>().0.iter()),
                     7 => live.find(tile.as_chunks::<7>().0.iter()),
+                    10 => live.find(tile.as_chunks::<10>().0.iter()),
                     11 => live.find(tile.as_chunks::<11>().0.iter()),
                     12 => live.find(tile.as_chunks::<12>().0.iter()),
                     13 => live.find(tile.as_chunks::<13>().0.iter()),
@@ -67,17 +82,20 @@ impl Live {
 
     /// Adds the list of a panel.
     #[inline(always)]
-    pub(super) fn add_steps<F: Real>(&mut self, steps: &[Step<F>]) {
+    pub(super) fn add_steps<F: Element>(&mut self, steps: &[Step<F>]) {
         self.find(steps.iter().map(|step| &step.0));
     }
 
     #[inline(always)]
-    fn find<'a, F: Real, const N: usize>(&mut self, chunks: impl ExactSizeIterator<Item = &'a [F; N]>) {
+    fn find<'a, F: Element + 'a, const N: usize>(
+        &mut self,
+        chunks: impl ExactSizeIterator<Item = &'a [F; N]>,
+    ) {
         let (first, length) = (self.positions.len(), chunks.len());
         self.positions.resize(first + length, 0);
         let (positions, mut found) = (&mut self.positions[first..], 0);
         for (k, chunk) in chunks.enumerate() {
-            if k == TRIAL && found == TRIAL {
+            if k == TRIAL / F::CODES && found == k {
                 found = length;
                 break;
             }
@@ -127,7 +145,8 @@ mod tests {
             assert_eq!(list(4, &tile(depth, |_| false)), [Some(vec![])], "{depth}");
         }
         assert_eq!(list(4, &[]), [None]);
-        assert_eq!(list(1, &[0.0; 9]), [None], "no list for a width that no whole tile has");
+        assert_eq!(list(2, &[0.0; 8]), [None], "no list for a width that no whole tile has");
+        assert_eq!(list(1, &[0.0, 1.0, 0.0]), [Some(vec![1])]);
     }
 
     #[test]

@@ -61,9 +61,11 @@ pub trait Real:
 }
 
 mod sealed {
+    use crate::kernel::live::Element;
     use crate::kernel::pack::Plain;
 
-    pub trait Sealed: Plain {}
+    #[expect(private_bounds)]
+    pub trait Sealed: Plain + Element {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
 }

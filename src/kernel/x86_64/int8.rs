@@ -22,8 +22,8 @@ macro_rules! products {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step8>) {
                     job.run_with(
-                        |rows, columns, a, steps, start, sums| {
-                            $i8::tile(rows, columns, a, steps, start, sums)
+                        |rows, columns, a, live, steps, start, sums| {
+                            $i8::tile(rows, columns, a, live, steps, start, sums)
                         },
                         |finish, sums, row| $send(finish, sums, row),
                     );
@@ -41,8 +41,8 @@ macro_rules! products {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, Step4>) {
                     job.run_with(
-                        |rows, columns, a, steps, start, sums| {
-                            $i4::tile(rows, columns, a, steps, start, sums)
+                        |rows, columns, a, live, steps, start, sums| {
+                            $i4::tile(rows, columns, a, live, steps, start, sums)
                         },
                         |finish, sums, row| $send(finish, sums, row),
                     );
@@ -90,6 +90,7 @@ macro_rules! vnni {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
+                live: Option<&[u32]>,
                 steps: &[$step],
                 start: &[i32; PANEL],
                 sums: &mut Sums,
@@ -97,7 +98,7 @@ macro_rules! vnni {
                 // The last number hides the latency of `vpdpbusd` where few rows give few independent sums. One row alone
                 // goes another way, see `row`.
                 tile_rows!(
-                    rows, columns, (a, steps, start, sums),
+                    rows, columns, (a, live, steps, start, sums),
                     2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
                 );
             }
@@ -106,6 +107,7 @@ macro_rules! vnni {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
             fn dot<const R: usize, const V: usize, const U: usize>(
                 a: &[u32],
+                live: Option<&[u32]>,
                 steps: &[$step],
                 start: &[i32; PANEL],
                 sums: &mut Sums,
@@ -118,14 +120,23 @@ macro_rules! vnni {
                     }
                 }
                 let (a, _) = a.as_chunks::<R>();
-                let ((a, a_rest), (steps, steps_rest)) = (a.as_chunks::<U>(), steps.as_chunks::<U>());
-                for (a, steps) in a.iter().zip(steps) {
-                    for u in 0..U {
-                        step(&mut all[u], &a[u], &steps[u]);
+                match live {
+                    None => {
+                        let ((a, a_rest), (steps, steps_rest)) = (a.as_chunks::<U>(), steps.as_chunks::<U>());
+                        for (a, steps) in a.iter().zip(steps) {
+                            for u in 0..U {
+                                step(&mut all[u], &a[u], &steps[u]);
+                            }
+                        }
+                        for (a, steps) in a_rest.iter().zip(steps_rest) {
+                            step(&mut all[0], a, steps);
+                        }
                     }
-                }
-                for (a, steps) in a_rest.iter().zip(steps_rest) {
-                    step(&mut all[0], a, steps);
+                    Some(live) => {
+                        for &k in live {
+                            step(&mut all[0], &a[k as usize], &steps[k as usize]);
+                        }
+                    }
                 }
                 for r in 0..R {
                     for v in 0..V {
@@ -173,6 +184,7 @@ macro_rules! wide {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
+                _live: Option<&[u32]>,
                 steps: &[$step],
                 start: &[i32; PANEL],
                 sums: &mut Sums,

@@ -1,7 +1,8 @@
 //! One row of codes by packed weights on AVX-512 with VNNI: every weight is read once and used once, so that the time
 //! is that of the cache which they come from, and all else has to hide behind it.
 //!
-//! The four bytes of the row at one step of `k` meet three panels at once, and the sums leave from registers.
+//! The four bytes of the row at one step of `k` meet three panels at once, and the sums leave from registers. Steps at which
+//! all four are zero are left out where they are many.
 
 use std::arch::x86_64::*;
 
@@ -23,23 +24,36 @@ macro_rules! row {
             /// The product of one row.
             pub(super) fn $method(self, job: Job<'_, '_, $step>) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-                fn run(mut job: Job<'_, '_, $step>) {
+                fn run(job: Job<'_, '_, $step>) {
+                    match job.live.get(0) {
+                        None => {
+                            let depth = job.width;
+                            panels(job, depth, |i| i);
+                        }
+                        Some(live) => panels(job, live.len(), |i| live[i] as usize),
+                    }
+                }
+
+                /// All panels, by `count` steps: number `i` is step `at(i)`.
+                #[inline]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+                fn panels(mut job: Job<'_, '_, $step>, count: usize, at: impl Fn(usize) -> usize + Copy) {
                     let mut panel = job.panels.start;
                     while panel < job.panels.end {
                         let columns = job.weights.outputs() - panel * PANEL;
                         let (a, depth) = (job.packed, job.width);
                         let steps = &job.weights.steps[panel * depth..];
                         if job.panels.end - panel >= TOGETHER && columns > PANEL * (TOGETHER - 1) + 16 {
-                            let sums = dot::<TOGETHER, 2, 1>(a, steps);
+                            let sums = dot::<TOGETHER, 2, 1>(a, steps, count, at);
                             for (i, sums) in sums.into_iter().enumerate() {
                                 finish(&mut job, panel + i, sums);
                             }
                             panel += TOGETHER;
                         } else if columns > 16 {
-                            finish(&mut job, panel, dot::<1, 2, 4>(a, steps)[0]);
+                            finish(&mut job, panel, dot::<1, 2, 4>(a, steps, count, at)[0]);
                             panel += 1;
                         } else {
-                            finish(&mut job, panel, dot::<1, 1, 4>(a, steps)[0]);
+                            finish(&mut job, panel, dot::<1, 1, 4>(a, steps, count, at)[0]);
                             panel += 1;
                         }
                     }
@@ -51,6 +65,8 @@ macro_rules! row {
                 fn dot<const P: usize, const V: usize, const U: usize>(
                     a: &[u32],
                     steps: &[$step],
+                    count: usize,
+                    at: impl Fn(usize) -> usize,
                 ) -> [[__m512i; V]; P] {
                     let depth = a.len();
                     let mut panels = [steps; P];
@@ -58,14 +74,14 @@ macro_rules! row {
                         *panel = &steps[p * depth..][..depth];
                     }
                     let mut all = [[[_mm512_setzero_si512(); V]; P]; U];
-                    let whole = depth - depth % U;
-                    for k in (0..whole).step_by(U) {
+                    let whole = count - count % U;
+                    for i in (0..whole).step_by(U) {
                         for u in 0..U {
-                            step(&mut all[u], a[k + u], &panels, k + u);
+                            step(&mut all[u], a, &panels, at(i + u));
                         }
                     }
-                    for k in whole..depth {
-                        step(&mut all[0], a[k], &panels, k);
+                    for i in whole..count {
+                        step(&mut all[0], a, &panels, at(i));
                     }
                     let mut sums = all[0];
                     for more in &all[1..] {
@@ -82,11 +98,11 @@ macro_rules! row {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
                 fn step<const P: usize, const V: usize>(
                     all: &mut [[__m512i; V]; P],
-                    a: u32,
+                    a: &[u32],
                     panels: &[&[$step]; P],
                     k: usize,
                 ) {
-                    let a = _mm512_set1_epi32(a as i32);
+                    let a = _mm512_set1_epi32(a[k] as i32);
                     for (sums, steps) in all.iter_mut().zip(panels) {
                         for (v, sum) in sums.iter_mut().enumerate() {
                             *sum = _mm512_dpbusd_epi32(*sum, a, $load(&steps[k], v));
