@@ -3,6 +3,7 @@
 
     benches/table.py PEERS                  measures everything, by PEERS/compare, and writes the tables
     benches/table.py PEERS --json FILE      takes what `compare --json FILE` measured; several files go together
+    benches/table.py PEERS --errors OURS THEIRS    takes what `cargo bench --bench peers -- --accuracy` and PEERS/accuracy.py printed
 
 The share of the limit is the time that the machine needs at least, moving the bytes or doing the products that the work
 cannot do without, divided by the time that was measured. What the machine gives is measured as well (`limit.*` of the bench)."""
@@ -103,6 +104,19 @@ def particular(rows):
     return lines
 
 
+def errors(peers, files):
+    """Test errors after training, by network: ours and theirs."""
+    if files:
+        texts = [file.read_text() for file in files]
+    else:
+        venv = subprocess.run([peers / "setup"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        commands = [["cargo", "bench", "--quiet", "--bench", "peers", "--", "--accuracy"], [f"{venv}/bin/python", peers / "accuracy.py"]]
+        texts = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout for command in commands]
+    ours, theirs = ({line["network"]: line for line in map(json.loads, (line for line in text.splitlines() if line.startswith("{")))} for text in texts)
+    listed = lambda line: f"{', '.join(f'{error:.2f}' for error in line['errors'])} (mean {line['mean']:.2f} %)"
+    return [f"| {network} | {line['epochs']} | {listed(line)} | {listed(theirs[network])} |" for network, line in ours.items() if network in theirs]
+
+
 def processor():
     try:
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -115,6 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", type=Path, help="the folder with `compare`")
     parser.add_argument("--json", type=Path, nargs="+", help="what `compare` wrote, instead of measuring")
+    parser.add_argument("--errors", type=Path, nargs=2, help="what both sides printed about accuracy, instead of training")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", default="5")
     args = parser.parse_args()
@@ -159,6 +174,8 @@ def main():
         text += [row_text(row, found) for row in rows if row["case"].split(".")[0] == family]
     text += ["", "## Peers that goals name beside the fastest", "", "| case | threads | trimnet | peer | its time | ratio |", "|---|---|---|---|---|---|"]
     text += particular(rows)
+    text += ["", "## Accuracy", "", "Test errors on MNIST in percent, five seeds, Adam 1e-3, batches of 128.", "",
+             "| network | epochs | trimnet | PyTorch |", "|---|---|---|---|", *errors(args.peers, args.errors)]
     OUT.write_text("\n".join(text) + "\n")
     print(f"{OUT}: {len(rows)} rows")
 

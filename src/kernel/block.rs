@@ -16,6 +16,9 @@ const BLOCK_BYTES: usize = 512 * 1024;
 /// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
 const NEAR_BYTES: usize = 192 * 1024;
 
+/// So many bytes of weights come from memory, in order: for one row, to leave out some of them disturbs more than it saves.
+const FAR_BYTES: usize = 8 << 20;
+
 /// Sums of a tile on their way from registers to memory.
 pub(super) type Sums<F> = [[F; PANEL]; MAX_ROWS];
 
@@ -37,6 +40,7 @@ pub(super) fn blocks<F: Real>(
     // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
     let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
     let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
+    let far = matches!(&steps, Steps::Packed(all) if size_of_val(*all) > FAR_BYTES);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
         memory.resize(memory.len().max(count * depth), F::default());
@@ -45,7 +49,7 @@ pub(super) fn blocks<F: Real>(
             let rows = x.row_range(first + tile.start, tile.len());
             let packed = &mut memory[tile.start * depth..tile.end * depth];
             pack(isa, rows, packed, tile.len());
-            if skip == Skip::Rows {
+            if skip == Skip::Rows && !(far && tile.len() == 1) {
                 live.add(isa, packed, tile.len());
             }
         }

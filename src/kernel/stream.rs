@@ -14,6 +14,9 @@ const LARGE: usize = 8 << 20;
 /// of either.
 const CHUNK: usize = 256;
 
+/// Shorter parts are left to the caches: their first and last lines are not whole, which writes past the caches suffer from.
+const SHORT: usize = 2048;
+
 /// Bytes of a line.
 const ALIGN: usize = 64;
 
@@ -79,16 +82,17 @@ impl<F: Real> Stream<F> {
     pub(crate) fn fill<T: Fill<F>>(&mut self, out: &mut [F], fill: &mut T) {
         // As far from the beginning of a line as the result: then whole lines are whole lines in both. And if the grain
         // allows it, the first part ends where a line does, so that all others are whole lines.
+        let large = self.passes(out);
         let mut shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
-        let whole = self.large && shift.is_multiple_of(T::GRAIN);
+        let whole = large && shift.is_multiple_of(T::GRAIN);
         let mut length = if whole { CHUNK - shift } else { CHUNK };
         let (mut rest, mut at) = (out, 0);
         while !rest.is_empty() {
             let (part, after) = rest.split_at_mut(length.min(rest.len()));
             let chunk = &mut self.memory.0[shift..][..part.len()];
             // One call for both ways: what is called once is inlined, and compiled for the instruction set.
-            fill.fill(at, if self.large { &mut *chunk } else { &mut *part });
-            if self.large {
+            fill.fill(at, if large { &mut *chunk } else { &mut *part });
+            if large {
                 past_caches(self.isa, chunk, part);
             }
             at += part.len();
@@ -102,7 +106,13 @@ impl<F: Real> Stream<F> {
     /// Copies.
     #[inline(always)]
     pub(crate) fn copy(&mut self, from: &[F], to: &mut [F]) {
-        if self.large { past_caches(self.isa, from, to) } else { to.copy_from_slice(from) }
+        if self.passes(to) { past_caches(self.isa, from, to) } else { to.copy_from_slice(from) }
+    }
+
+    /// Whether this part of the result is better written past them.
+    #[inline(always)]
+    fn passes(&self, part: &[F]) -> bool {
+        self.large && size_of_val(part) >= SHORT
     }
 
     /// Orders what was written before all that is written later, as other stores are by themselves.
