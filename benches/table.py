@@ -36,9 +36,9 @@ def widths(text):
 
 def multiply_adds(case):
     """Of one unit of work, or None: of one row the weights take the time, not the products."""
-    if found := re.search(r"^engine\.\w+\.([\d-]+)\.b(?!1$|1\.)", case):
+    if found := re.search(r"^engine\.f\w+\.([\d-]+)\.b(?!1$|1\.)", case):
         return products(widths(found[1]))
-    if re.search(r"^gemm\.", case):
+    if re.search(r"^gemm\.f", case):
         return 1
     if found := re.search(r"^train\.\w+\.([\d-]+)", case):
         w = widths(found[1])
@@ -53,8 +53,7 @@ def limit_us(row, limits):
     """The least time of a row by what the machine gives, or None."""
     size, t = (8 if ".f64" in row["case"] else 4), row["threads"]
     if (each := multiply_adds(row["case"])) is not None:
-        kind = "i8" if re.search(r"\.(int8|i8)\.", row["case"]) else f"f{8 * size}"
-        return each * row["work"] / limits[t][kind]
+        return each * row["work"] / limits[t][f"f{8 * size}"]
     for pattern, (elements, others) in BYTES.items():
         if re.search(pattern, row["case"]):
             way = "read" if row["case"].startswith("observe") else "copy"
@@ -71,7 +70,7 @@ def limits(threads):
         us = {line["case"]: line["min_us"] for line in map(json.loads, (line for line in lines if line.startswith("{")))}
         each = t * 100 * 14 * 256 * 512
         found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
-                    **{kind: each / us[f"limit.product.{kind}"] for kind in ("f32", "f64", "i8")}}
+                    **{kind: each / us[f"limit.product.{kind}"] for kind in ("f32", "f64")}}
     return found
 
 
@@ -155,17 +154,17 @@ def main():
         "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
         "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below; a share above 100 %",
         "says that zeros were left out of products, that data stayed in the caches, or that the limit was measured in a slower moment.",
-        "The largest ratio that the limit allows stands last: a goal above it cannot be reached here.", "",
+        "The largest ratio that the limit, as it was measured, allows stands last.", "",
         f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
         f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; {built} {commit}; plain build, no `target-cpu`",
         f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
         f"- peers: {', '.join(versions)}",
         f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
-        "| threads | read | copy, read + write | f32 products | f64 products | 8-bit products |", "|---|---|---|---|---|---|",
+        "| threads | read | copy, read + write | f32 products | f64 products |", "|---|---|---|---|---|",
     ]
     for t, got in found.items():
         text.append(f"| {t} | {got['read'] / 1e3:.1f} GB/s | {got['copy'] / 1e3:.1f} GB/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
-                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s | {2 * got['i8'] / 1e3:.0f} GOP/s |")
+                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s |")
     text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
     families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
     for family in families:

@@ -4,8 +4,7 @@ use std::hint::black_box;
 
 use ndarray::Array2;
 use trimnet::kernel::{
-    Codes, Fused, Input, Isa, Matrix, MatrixMut, PackedI8, PackedReal, Pool, Real, Scratch8, ScratchReal,
-    Tail, min_max, multiply, multiply_codes,
+    Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, min_max, multiply,
 };
 
 use super::case::{Call, Case, Context};
@@ -26,7 +25,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("limit.copy", copy),
         Case::new("limit.product.f32", |context| product(context, |x| x)).smoke(),
         Case::new("limit.product.f64", |context| product(context, f64::from)),
-        Case::new("limit.product.i8", product_i8),
     ]
 }
 
@@ -95,24 +93,6 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
                     to,
                     &mut scratch,
                 );
-            }
-            black_box(&mut y);
-        });
-    }))
-}
-
-fn product_i8(context: &Context) -> Result<Call, String> {
-    let codes = |n: usize, seed| data::codes(n, seed);
-    let (x, w) = (codes(ROWS * DEPTH, 1), codes(COLUMNS * DEPTH, 2));
-    let weights = PackedI8::new(&w, COLUMNS, DEPTH);
-    let (pool, threads) = (Pool::new(context.threads), context.threads);
-    Ok(Box::new(move || {
-        pool.run(threads, |_| {
-            let (mut y, mut scratch) = (vec![0; ROWS * COLUMNS], Scratch8::default());
-            for _ in 0..PRODUCTS {
-                let input = Input { codes: Codes::I8(&x), zero_point: 0, bias: None };
-                let tail = Tail::Sums { out: MatrixMut::new(&mut y, ROWS, COLUMNS) };
-                multiply_codes(Isa::best(), input, &weights, 0..weights.panels(), tail, &mut scratch);
             }
             black_box(&mut y);
         });
