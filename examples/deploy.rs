@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ impl Args {
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("format") => args.format = parser.value()?.string()?,
                 Arg::Long("requests") => args.requests = parser.value()?.parse()?,
-                Arg::Long("threads") => args.threads = parser.value()?.parse()?,
+                Arg::Long("threads") => args.threads = parser.value()?.parse::<NonZeroUsize>()?.get(),
                 Arg::Long("seconds") => args.seconds = parser.value()?.parse()?,
                 Arg::Long("help") | Arg::Short('h') => {
                     println!(

@@ -19,8 +19,8 @@ pub(super) const PANEL: usize = 32;
 
 /// Below this many nanoseconds of work, by the estimate below, a layer is not worth a second thread that sleeps.
 const WORTH_WAKING: f64 = 40_000.0;
-/// Nor one that is awake.
-const WORTH_SHARING: f64 = 2_000.0;
+/// Nor one that is awake: what it saves of less than this, it may cost when its core is busy.
+const WORTH_SHARING: f64 = 8_000.0;
 
 /// Integer weights for one of the kernels.
 #[derive(Clone, Debug)]

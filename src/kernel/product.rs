@@ -14,7 +14,7 @@
 //! stays in registers over all of `k`.
 //!
 //! [`multiply`] and [`affine`] leave out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
-//! at which a panel of `b` is. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum
+//! at which a panel of `b` is; [`multiply`] not for one row with more than 8 MB of weights. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum
 //! that would be NaN is not.
 
 use std::ops::Range;
