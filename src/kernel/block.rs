@@ -1,6 +1,8 @@
 //! The inside of a product of real numbers: rows packed block by block, and each block multiplied by one panel after the
 //! other.
 
+use std::ops::Range;
+
 use super::Isa;
 use super::live::{Live, Skip};
 use super::matrix::{Matrix, MatrixMut};
@@ -12,6 +14,9 @@ use super::tiles::{MAX_ROWS, PANEL, Tiles};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 512 * 1024;
+
+/// Part of a panel, where processors with a small second-level cache take the terms of a sum in several parts.
+const PART_BYTES: usize = 64 * 1024;
 
 /// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
 const NEAR_BYTES: usize = 192 * 1024;
@@ -37,26 +42,64 @@ pub(super) fn blocks<F: Real>(
     sums: &mut Sums<F>,
 ) {
     let (rows, depth, tile_rows) = (x.rows(), x.columns(), F::tile_rows(isa));
+    // Sums that are added to the result have no place to wait in, and few rows would wait for longer than they save.
+    let parts = if small_cache(isa) && rows > tile_rows && !matches!(add, Add::Result) {
+        (depth * size_of::<Step<F>>()).div_ceil(PART_BYTES).max(1)
+    } else {
+        1
+    };
+    let part = depth.div_ceil(parts);
     // At least so many rows that the panels pay which `product` packs for each block, or a cache further away sends.
     let least = if matches!(steps, Steps::Loose(..)) { 128 } else { 512 / size_of::<F>() };
-    let block = (BLOCK_BYTES / (size_of::<F>() * depth.max(1))).max(least).next_multiple_of(tile_rows);
+    let block = (BLOCK_BYTES / (size_of::<F>() * part.max(1))).max(least).next_multiple_of(tile_rows);
     let far = matches!(&steps, Steps::Packed(all) if size_of_val(*all) > FAR_BYTES);
     for first in (0..rows).step_by(block) {
         let count = block.min(rows - first);
-        memory.resize(memory.len().max(count * depth), F::default());
-        live.clear();
-        for tile in Tiles::new(count, tile_rows) {
-            let rows = x.row_range(first + tile.start, tile.len());
-            let packed = &mut memory[tile.start * depth..tile.end * depth];
-            pack(isa, rows, packed, tile.len());
-            if skip == Skip::Rows && !(far && tile.len() == 1) {
-                live.add(isa, packed, tile.len());
+        for index in 0..parts {
+            let terms = (index * part).min(depth)..((index + 1) * part).min(depth);
+            let (resume, last) = (index > 0, index + 1 == parts);
+            memory.resize(memory.len().max(count * terms.len()), F::default());
+            live.clear();
+            for tile in Tiles::new(count, tile_rows) {
+                let rows = x.row_range(first + tile.start, tile.len()).column_range(terms.start, terms.len());
+                let packed = &mut memory[tile.start * terms.len()..tile.end * terms.len()];
+                pack(isa, rows, packed, tile.len());
+                if skip == Skip::Rows && !(far && tile.len() == 1) {
+                    live.add(isa, packed, tile.len());
+                }
             }
+            let packed = &memory[..count * terms.len()];
+            let (add, activation) = if last { (add, activation) } else { (Add::Nothing, Fused::Identity) };
+            let (steps, live, y) = (&mut steps, &mut *live, y.reborrow());
+            let job = Job {
+                isa,
+                packed,
+                depth,
+                terms,
+                resume,
+                first,
+                count,
+                tile_rows,
+                steps,
+                add,
+                activation,
+                y,
+                skip,
+                live,
+                sums,
+            };
+            F::run(isa, job);
         }
-        let (packed, steps, live, y) = (&memory[..count * depth], &mut steps, &mut *live, y.reborrow());
-        let job =
-            Job { isa, packed, depth, first, count, tile_rows, steps, add, activation, y, skip, live, sums };
-        F::run(isa, job);
+    }
+}
+
+/// Whether a panel of the longest sums and a block of rows do not fit into the second-level cache, which has half a megabyte on many
+/// processors without AVX-512.
+fn small_cache(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => true,
+        _ => false,
     }
 }
 
@@ -65,6 +108,10 @@ pub struct Job<'j, 's, F> {
     isa: Isa,
     packed: &'j [F],
     depth: usize,
+    /// The `k` of the terms that it adds, of all `depth`.
+    terms: Range<usize>,
+    /// Whether the result holds the sums of the terms before.
+    resume: bool,
     /// First row of the block.
     first: usize,
     /// Its rows.
@@ -96,6 +143,8 @@ pub(super) struct Panel<'p, F> {
     pub(super) live: Option<&'p [u32]>,
     /// What will be read next, as long as `steps`.
     pub(super) next: &'p [Step<F>],
+    /// Whether sums go on from what they hold; they begin with zero otherwise.
+    pub(super) resume: bool,
 }
 
 /// What is added to a sum.
@@ -114,17 +163,21 @@ impl<F: Real> Job<'_, '_, F> {
     #[inline(always)]
     pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], Panel<'_, F>, &mut Sums<F>)) {
         let columns = self.y.columns();
+        let (terms, resume) = (self.terms.clone(), self.resume);
+        let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
         for panel in 0..columns.div_ceil(PANEL) {
             let mut next: &[Step<F>] = &[];
             let steps: &[Step<F>] = match self.steps {
                 Steps::Packed(all) => {
-                    if self.depth * size_of::<Step<F>>() <= NEAR_BYTES {
-                        next = &all[(panel + 1) * self.depth..];
+                    let at = panel * self.depth + terms.start;
+                    if near && panel + 1 < columns.div_ceil(PANEL) {
+                        next = &all[at + self.depth..][..terms.len()];
                     }
-                    &all[panel * self.depth..(panel + 1) * self.depth]
+                    &all[at..][..terms.len()]
                 }
                 Steps::Loose(weights, memory) => {
-                    pack_panel(self.isa, *weights, panel, memory);
+                    let memory = &mut memory[..terms.len()];
+                    pack_panel(self.isa, weights.column_range(terms.start, terms.len()), panel, memory);
                     if self.skip == Skip::Panels {
                         self.live.clear();
                         self.live.add_steps(memory);
@@ -140,14 +193,18 @@ impl<F: Real> Job<'_, '_, F> {
             };
             let tiles = Tiles::new(self.count, self.tile_rows);
             for (index, rows) in tiles.enumerate() {
-                let next =
-                    if rows.end == self.count && !next.is_empty() { &next[..self.depth] } else { steps };
-                let a = &self.packed[rows.start * self.depth..rows.end * self.depth];
+                let next = if rows.end == self.count && !next.is_empty() { next } else { steps };
+                let a = &self.packed[rows.start * terms.len()..rows.end * terms.len()];
                 let live = match self.skip {
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
-                tile(rows.len(), used, a, Panel { steps, live, next }, self.sums);
+                if resume {
+                    for (i, sums) in self.sums[..rows.len()].iter_mut().enumerate() {
+                        *sums = padded(&self.y.row_mut(self.first + rows.start + i)[at..at + used]);
+                    }
+                }
+                tile(rows.len(), used, a, Panel { steps, live, next, resume }, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
                     let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);

@@ -122,8 +122,12 @@ pub fn multiply_codes<S: Step>(
                 Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, target),
                 Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, target),
             }
-            if leaves_out_zeros(isa) {
-                live.add(isa, target, tile.len());
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(_) => live.add(isa, target.as_chunks::<2>().0, tile.len()),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(_) => live.add(isa, target, tile.len()),
+                _ => {}
             }
         }
         let (panels, bias, live, tail) = (panels.clone(), input.bias, &*live, &mut tail);
@@ -217,7 +221,7 @@ impl<S: Step> Job<'_, '_, S> {
 fn tile_rows(isa: Isa) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => 3,
+        Isa::Avx2(_) => 5,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => 14,
         _ => 4,
@@ -229,15 +233,6 @@ fn packs_signed(isa: Isa) -> bool {
     match isa {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon(_) | Isa::DotProd(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether words of a tile that are all zero are left out: images are mostly background.
-fn leaves_out_zeros(isa: Isa) -> bool {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => true,
         _ => false,
     }
 }

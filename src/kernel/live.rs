@@ -30,6 +30,11 @@ impl Element for u32 {
     const CODES: usize = 4;
 }
 
+/// Four codes of 16 bits.
+impl Element for [u32; 2] {
+    const CODES: usize = 4;
+}
+
 /// Lists of `k`, one after the other; memory is kept from use to use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Live {

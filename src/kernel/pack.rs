@@ -11,62 +11,39 @@ pub trait Plain: Copy {
     fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize);
 }
 
-impl Plain for f32 {
-    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) if from.rows() > 4 => {
-                let rows = Rows {
-                    data: bytes(from.data()),
-                    stride: 4 * from.row_stride(),
-                    length: 4 * from.columns(),
-                };
-                // SAFETY: `f32` and `u32` have the same size and alignment, and any bits are valid in both.
-                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
-                cpu.pack_words(rows, from.rows(), 0, into, width);
+macro_rules! plain {
+    ($t:ty, $bits:ty, $pack:ident $(, $flip:literal)?) => {
+        impl Plain for $t {
+            fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    const BYTES: usize = size_of::<$t>();
+                    let (stride, length) = (BYTES * from.row_stride(), BYTES * from.columns());
+                    let rows = Rows { data: bytes(from.data()), stride, length };
+                    // SAFETY: both types have the same size and alignment, and any bits are valid in both.
+                    let bits: &mut [$bits] =
+                        unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+                    match isa {
+                        Isa::Avx2(cpu) if from.rows() > 2 => {
+                            let done = cpu.$pack(rows, from.rows(), bits, width);
+                            let rest = from.column_range(done, from.columns() - done);
+                            return one_by_one(rest, &mut into[done * width..], width);
+                        }
+                        Isa::Avx512(cpu) if from.rows() > 4 => {
+                            return cpu.$pack(rows, from.rows(), $($flip,)? bits, width);
+                        }
+                        _ => {}
+                    }
+                }
+                one_by_one(from, into, width);
             }
-            _ => one_by_one(from, into, width),
         }
-    }
+    };
 }
 
-impl Plain for i32 {
-    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) => {
-                let rows = Rows {
-                    data: bytes(from.data()),
-                    stride: 4 * from.row_stride(),
-                    length: 4 * from.columns(),
-                };
-                // SAFETY: `i32` and `u32` have the same size and alignment, and any bits are valid in both.
-                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
-                cpu.pack_words(rows, from.rows(), 0, into, width);
-            }
-            _ => one_by_one(from, into, width),
-        }
-    }
-}
-
-impl Plain for f64 {
-    fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(cpu) if from.rows() > 4 => {
-                let rows = Rows {
-                    data: bytes(from.data()),
-                    stride: 8 * from.row_stride(),
-                    length: 8 * from.columns(),
-                };
-                // SAFETY: `f64` and `u64` have the same size and alignment, and any bits are valid in both.
-                let into = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
-                cpu.pack_double_words(rows, from.rows(), into, width);
-            }
-            _ => one_by_one(from, into, width),
-        }
-    }
-}
+plain!(f32, u32, pack_words, 0);
+plain!(i32, u32, pack_words, 0);
+plain!(f64, u64, pack_double_words);
 
 /// Rows of bytes, `length` long and `stride` apart.
 #[cfg(target_arch = "x86_64")]
@@ -102,7 +79,7 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packe
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => scalar::int8::pack_wide(codes, inputs, flip, packed),
+        Isa::Avx2(cpu) => cpu.pack_wide(codes, inputs, flip, packed.as_chunks_mut().0),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(cpu) if codes.len() > 4 * inputs => {
             let rows = codes.len() / inputs;

@@ -202,7 +202,7 @@ mod tests {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();
                         for (rows, inputs, outputs) in
-                            [(14, 40, 33), (128, 200, 37), (29, 131, 64), (1, 9, 5)]
+                            [(14, 40, 33), (128, 200, 37), (29, 131, 64), (1, 9, 5), (8, 1100, 35)]
                         {
                             let mut x = numbers::<$t>(1, rows * inputs);
                             // Whole columns, whole rows, and every other block of 32 columns of some rows.
@@ -275,7 +275,7 @@ mod tests {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();
                         for (m, k, n) in
-                            [(1, 1, 1), (5, 40, 33), (17, 3, 70), (33, 65, 31), (150, 20, 34), (4, 0, 4)]
+                            [(1, 1, 1), (5, 40, 33), (17, 3, 70), (33, 65, 31), (150, 20, 34), (4, 0, 4), (9, 1100, 35)]
                         {
                             let (a, b) = (numbers::<$t>(1, m * k), numbers::<$t>(2, k * n));
                             for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()] {

@@ -28,9 +28,12 @@ fn tile<F: Real>(
     rows: usize,
     columns: usize,
     a: &[F],
-    Panel { steps, live, .. }: Panel<'_, F>,
+    Panel { steps, live, resume, .. }: Panel<'_, F>,
     sums: &mut Sums<F>,
 ) {
+    if !resume {
+        sums[..rows].fill([F::default(); PANEL]);
+    }
     for first in (0..columns).step_by(PASS) {
         match rows {
             1 => dot::<F, 1>(a, steps, live, first, sums),
@@ -57,7 +60,7 @@ fn dot<F: Real, const R: usize>(
     }
 }
 
-/// The sums of these terms, in this order.
+/// Adds these terms to the sums, in this order.
 fn chain<'a, F: Real, const R: usize>(
     terms: impl Iterator<Item = (&'a [F; R], &'a Step<F>)>,
     first: usize,
@@ -65,6 +68,9 @@ fn chain<'a, F: Real, const R: usize>(
 ) {
     assert!(first + PASS <= PANEL);
     let mut all = [[F::default(); PASS]; R];
+    for (all, sums) in all.iter_mut().zip(&*sums) {
+        all.copy_from_slice(&sums[first..first + PASS]);
+    }
     for (a, step) in terms {
         let w: &[F; PASS] = &step.0.as_chunks().0[first / PASS];
         for (sums, &a) in all.iter_mut().zip(a) {

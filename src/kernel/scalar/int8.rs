@@ -50,17 +50,13 @@ fn put<'a>(row: &[u8], flip: u32, mut places: impl Iterator<Item = &'a mut u32>)
     }
 }
 
-/// The same with 16 bits for each code, two elements for four of them.
+/// A row with 16 bits for each code, four codes in each place.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::kernel) fn pack_wide(codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
-    let rows = codes.len() / inputs.max(1);
-    let (pairs, _) = packed.as_chunks_mut::<2>();
-    for (i, row) in codes.chunks_exact(inputs.max(1)).enumerate() {
-        let (fours, last) = fours(row);
-        for (pair, four) in pairs[i..].iter_mut().step_by(rows).zip(fours.iter().chain(&last)) {
-            let [a, b, c, d] = (u32::from_ne_bytes(*four) ^ flip).to_ne_bytes().map(u32::from);
-            *pair = [a | b << 16, c | d << 16];
-        }
+pub(in crate::kernel) fn put_wide<'a>(row: &[u8], flip: u32, places: impl Iterator<Item = &'a mut [u32; 2]>) {
+    let (fours, last) = fours(row);
+    for (place, four) in places.zip(fours.iter().chain(&last)) {
+        let [a, b, c, d] = (u32::from_ne_bytes(*four) ^ flip).to_ne_bytes().map(u32::from);
+        *place = [a | b << 16, c | d << 16];
     }
 }
 

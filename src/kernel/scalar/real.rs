@@ -10,11 +10,13 @@ pub(in crate::kernel) fn tile<F: Real>(
     rows: usize,
     _columns: usize,
     a: &[F],
-    Panel { steps, live, .. }: Panel<'_, F>,
+    Panel { steps, live, resume, .. }: Panel<'_, F>,
     sums: &mut Sums<F>,
 ) {
     for (i, sums) in sums[..rows].iter_mut().enumerate() {
-        *sums = [F::default(); PANEL];
+        if !resume {
+            *sums = [F::default(); PANEL];
+        }
         let mut add = |a: F, step: &Step<F>| {
             for (sum, &w) in sums.iter_mut().zip(&step.0) {
                 *sum = *sum + a * w;

@@ -170,70 +170,109 @@ macro_rules! vnni {
 vnni!(vnni_i8, Step8, load_i8_512);
 vnni!(vnni_i4, Step4, load_i4_512);
 
+/// Steps of `k` for which the passes over a panel find weights and rows in the first-level cache.
+const NEAR: usize = 128;
+
 /// AVX2 for one kind of weights.
 macro_rules! wide {
     ($module:ident, $step:ident, $load:ident) => {
         mod $module {
             use super::*;
 
-            /// Vectors of 4 columns for which a pass over the panel keeps sums, one row alone twice as many.
-            const PASS: usize = 4;
-
             #[target_feature(enable = "avx2,fma")]
             pub(super) fn tile(
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                _live: Option<&[u32]>,
+                live: Option<&[u32]>,
                 steps: &[$step],
                 start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
-                if rows == 1 && columns > 16 {
-                    return dot::<1, { 2 * PASS }>(a, steps, 0, start, sums);
+                sums[..rows].fill(*start);
+                let vectors = columns.div_ceil(4);
+                match rows {
+                    1 if vectors > 4 => passes::<1, 8>(vectors, a, live, steps, sums),
+                    1 => passes::<1, 4>(vectors, a, live, steps, sums),
+                    2 => passes::<2, 4>(vectors, a, live, steps, sums),
+                    3 => passes::<3, 2>(vectors, a, live, steps, sums),
+                    4 => passes::<4, 2>(vectors, a, live, steps, sums),
+                    5 => passes::<5, 2>(vectors, a, live, steps, sums),
+                    _ => unreachable!("a tile of {rows} rows"),
                 }
-                for first in (0..columns.div_ceil(4)).step_by(PASS) {
-                    match rows {
-                        1 => dot::<1, PASS>(a, steps, first, start, sums),
-                        2 => dot::<2, PASS>(a, steps, first, start, sums),
-                        3 => dot::<3, PASS>(a, steps, first, start, sums),
-                        _ => unreachable!("a tile of {rows} rows"),
+            }
+
+            /// The whole tile, `R` rows by `V` vectors of 4 columns at a time.
+            #[target_feature(enable = "avx2,fma")]
+            fn passes<const R: usize, const V: usize>(
+                vectors: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                sums: &mut Sums,
+            ) {
+                let a = a.as_chunks::<2>().0.as_chunks::<R>().0;
+                match live {
+                    None => {
+                        for (a, steps) in a.chunks(NEAR).zip(steps.chunks(NEAR)) {
+                            for first in (0..vectors).step_by(V) {
+                                let mut all = [[_mm256_setzero_si256(); V]; R];
+                                for (a, step) in a.iter().zip(steps) {
+                                    add(&mut all, a, step, first);
+                                }
+                                leave(&all, first, sums);
+                            }
+                        }
+                    }
+                    Some(live) => {
+                        for live in live.chunks(NEAR) {
+                            for first in (0..vectors).step_by(V) {
+                                let mut all = [[_mm256_setzero_si256(); V]; R];
+                                for &k in live {
+                                    add(&mut all, &a[k as usize], &steps[k as usize], first);
+                                }
+                                leave(&all, first, sums);
+                            }
+                        }
                     }
                 }
             }
 
-            /// `R` rows by `V` vectors of 4 columns, from vector `first` on.
+            /// Four more terms of each sum: two sums of a column stand side by side, of its first and its last two inputs
+            /// of every four.
+            #[inline]
             #[target_feature(enable = "avx2,fma")]
-            fn dot<const R: usize, const V: usize>(
-                a: &[u32],
-                steps: &[$step],
+            fn add<const R: usize, const V: usize>(
+                all: &mut [[__m256i; V]; R],
+                a: &[[u32; 2]; R],
+                step: &$step,
                 first: usize,
-                start: &[i32; PANEL],
-                sums: &mut Sums,
             ) {
-                const { assert!(R <= MAX_ROWS && V.is_multiple_of(2)) }
-                assert!(first + V <= PANEL / 4);
-                // Each column has two sums side by side: of its first and its last two inputs of every four.
-                let mut all = [[_mm256_setzero_si256(); V]; R];
-                for (a, step) in a.as_chunks::<2>().0.as_chunks::<R>().0.iter().zip(steps) {
-                    let mut x = [_mm256_setzero_si256(); R];
-                    for (x, &[low, high]) in x.iter_mut().zip(a) {
-                        *x = _mm256_set1_epi64x((u64::from(low) | u64::from(high) << 32) as i64);
-                    }
-                    for v in 0..V {
-                        let w = $load(step, first + v);
-                        for (sums, &x) in all.iter_mut().zip(&x) {
-                            sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(x, w));
-                        }
+                let mut w = [_mm256_setzero_si256(); V];
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = $load(step, first + v);
+                }
+                for (sums, &[low, high]) in all.iter_mut().zip(a) {
+                    let a = _mm256_set1_epi64x((u64::from(low) | u64::from(high) << 32) as i64);
+                    for (sum, &w) in sums.iter_mut().zip(&w) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, w));
                     }
                 }
+            }
+
+            /// Adds them to what the tile holds.
+            #[inline]
+            #[target_feature(enable = "avx2,fma")]
+            fn leave<const R: usize, const V: usize>(all: &[[__m256i; V]; R], first: usize, sums: &mut Sums) {
+                const { assert!(R <= MAX_ROWS && V.is_multiple_of(2) && (PANEL / 4).is_multiple_of(V)) }
                 for (sums, all) in sums.iter_mut().zip(all) {
                     for (pair, two) in all.as_chunks::<2>().0.iter().enumerate() {
                         // Columns 0 1 4 5 | 2 3 6 7, then in order.
                         let sum =
                             _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(two[0], two[1]));
                         let eight = first / 2 + pair;
-                        store_256(sums, eight, _mm256_add_epi32(sum, load_256(start, eight)));
+                        let sum = _mm256_add_epi32(sum, load_256(sums, eight));
+                        store_256(sums, eight, sum);
                     }
                 }
             }

@@ -1,9 +1,11 @@
-//! Packing on AVX-512: sixteen rows of sixteen words, or eight of eight, transposed in registers.
+//! Packing: rows of words or double words transposed in registers, sixteen by sixteen or eight by eight on AVX-512, half as
+//! many on AVX2, and for AVX2 codes widened to 16 bits.
 
 use std::arch::x86_64::*;
 
-use super::Avx512;
+use super::{Avx2, Avx512};
 use crate::kernel::pack::Rows;
+use crate::kernel::scalar::int8::put_wide;
 
 impl Avx512 {
     /// `into[k * width + i] = flip ^ word k of row i`; a last word that is not whole is padded with zeros.
@@ -168,4 +170,157 @@ fn store_double_words(words: &mut [u64], vector: __m512i) {
     let mask = ((1u32 << words.len().min(8)) - 1) as u8;
     // SAFETY: the mask selects at most `words.len()` double words, and others are not touched.
     unsafe { _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), mask, vector) }
+}
+
+/// Whole vectors of words or of double words, `$lanes` rows at a time.
+macro_rules! transpose {
+    ($name:ident, $t:ty, $lanes:literal, $vector:ty, $load:ident, $store:ident, $zero:ident, $transpose:ident) => {
+        impl Avx2 {
+            /// `into[k * width + i]` = element `k` of row `i`, for as many `k` as fill whole vectors; returns how many.
+            pub(in crate::kernel) fn $name(
+                self,
+                from: Rows<'_>,
+                rows: usize,
+                into: &mut [$t],
+                width: usize,
+            ) -> usize {
+                #[target_feature(enable = "avx2,fma")]
+                fn run(from: Rows<'_>, rows: usize, into: &mut [$t], width: usize) -> usize {
+                    const BYTES: usize = $lanes * size_of::<$t>();
+                    let whole = from.length / BYTES;
+                    for at in 0..whole {
+                        // The last rows first: what is written behind them belongs to the first rows of the next `k`.
+                        for first in (0..rows).step_by($lanes).rev() {
+                            let count = (rows - first).min($lanes);
+                            let mut block = [$zero(); $lanes];
+                            for (i, row) in block.iter_mut().enumerate() {
+                                // Rows that do not exist repeat the last.
+                                let row_bytes = &from.data[(first + i.min(count - 1)) * from.stride..];
+                                let bytes: &[u8] = &row_bytes[at * BYTES..][..BYTES];
+                                // SAFETY: the slice covers the vector, and the load asks for no alignment.
+                                *row = unsafe { $load(bytes.as_ptr().cast()) };
+                            }
+                            for (k, column) in $transpose(block).into_iter().enumerate() {
+                                let into = &mut into[(at * $lanes + k) * width + first..];
+                                match into.first_chunk_mut::<$lanes>() {
+                                    Some(all) if count == $lanes || rows == width => {
+                                        // SAFETY: the exclusive reference covers the vector; no alignment is asked for.
+                                        unsafe { $store(all.as_mut_ptr().cast(), column) };
+                                    }
+                                    _ => {
+                                        let mut all = [<$t>::default(); $lanes];
+                                        // SAFETY: as above.
+                                        unsafe { $store(all.as_mut_ptr().cast(), column) };
+                                        into[..count].copy_from_slice(&all[..count]);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    whole * $lanes
+                }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(from, rows, into, width) }
+            }
+        }
+    };
+}
+
+transpose!(
+    pack_words,
+    u32,
+    8,
+    __m256,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_setzero_ps,
+    transpose_eight
+);
+transpose!(
+    pack_double_words,
+    u64,
+    4,
+    __m256d,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_setzero_pd,
+    transpose_four
+);
+
+/// `result[k]` lane `i` is `rows[i]` lane `k`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_eight(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut a = rows;
+    for i in 0..4 {
+        a[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    // Half h of b[4 g + c] holds column 4 h + c of the rows 4 g .. 4 g + 4.
+    let mut b = a;
+    for g in 0..2 {
+        b[4 * g] = _mm256_shuffle_ps::<0b01_00_01_00>(a[4 * g], a[4 * g + 2]);
+        b[4 * g + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(a[4 * g], a[4 * g + 2]);
+        b[4 * g + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(a[4 * g + 1], a[4 * g + 3]);
+        b[4 * g + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(a[4 * g + 1], a[4 * g + 3]);
+    }
+    let mut columns = b;
+    for c in 0..4 {
+        columns[c] = _mm256_permute2f128_ps::<0x20>(b[c], b[4 + c]);
+        columns[4 + c] = _mm256_permute2f128_ps::<0x31>(b[c], b[4 + c]);
+    }
+    columns
+}
+
+/// `result[k]` lane `i` is `rows[i]` lane `k`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_four(rows: [__m256d; 4]) -> [__m256d; 4] {
+    // Half h of low and high [g] holds columns 2 h and 2 h + 1 of the rows 2 g and 2 g + 1.
+    let low = [_mm256_unpacklo_pd(rows[0], rows[1]), _mm256_unpacklo_pd(rows[2], rows[3])];
+    let high = [_mm256_unpackhi_pd(rows[0], rows[1]), _mm256_unpackhi_pd(rows[2], rows[3])];
+    [
+        _mm256_permute2f128_pd::<0x20>(low[0], low[1]),
+        _mm256_permute2f128_pd::<0x20>(high[0], high[1]),
+        _mm256_permute2f128_pd::<0x31>(low[0], low[1]),
+        _mm256_permute2f128_pd::<0x31>(high[0], high[1]),
+    ]
+}
+
+impl Avx2 {
+    /// Rows of codes, at most a tile of them, to `[inputs / 4][rows]`, four codes of 16 bits in each element.
+    pub(in crate::kernel) fn pack_wide(
+        self,
+        codes: &[u8],
+        inputs: usize,
+        flip: u32,
+        packed: &mut [[u32; 2]],
+    ) {
+        #[target_feature(enable = "avx2,fma")]
+        fn run(codes: &[u8], inputs: usize, flip: u32, packed: &mut [[u32; 2]]) {
+            let rows = codes.len() / inputs;
+            let flip_all = _mm_set1_epi32(flip as i32);
+            for (i, row) in codes.chunks_exact(inputs).enumerate() {
+                let (sixteens, rest) = row.as_chunks::<16>();
+                for (at, sixteen) in sixteens.iter().enumerate() {
+                    // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
+                    let codes = unsafe { _mm_loadu_si128(sixteen.as_ptr().cast()) };
+                    let wide = _mm256_cvtepu8_epi16(_mm_xor_si128(codes, flip_all));
+                    let mut fours = [[0u32; 2]; 4];
+                    // SAFETY: the exclusive reference covers the 32 bytes, and the store asks for no alignment.
+                    unsafe { _mm256_storeu_si256(fours.as_mut_ptr().cast(), wide) };
+                    for (place, four) in packed[4 * at * rows + i..].iter_mut().step_by(rows).zip(fours) {
+                        *place = four;
+                    }
+                }
+                if !rest.is_empty() {
+                    put_wide(rest, flip, packed[4 * sixteens.len() * rows + i..].iter_mut().step_by(rows));
+                }
+            }
+        }
+
+        // SAFETY: `self` proves the instructions.
+        unsafe { run(codes, inputs, flip, packed) }
+    }
 }

@@ -48,7 +48,7 @@ macro_rules! product {
                 #[target_feature(enable = $features)]
                 fn dot<const R: usize, const V: usize>(
                     a: &[$t],
-                    Panel { steps, live, next }: Panel<'_, $t>,
+                    Panel { steps, live, next, resume }: Panel<'_, $t>,
                     first: usize,
                     sums: &mut Sums<$t>,
                 ) {
@@ -56,12 +56,19 @@ macro_rules! product {
                     assert!(first + V <= PANEL / $lanes);
                     let a = a.as_chunks::<R>().0;
                     let mut all = [[$zero(); V]; R];
+                    if resume {
+                        for (all, sums) in all.iter_mut().zip(&*sums) {
+                            for (v, sum) in all.iter_mut().enumerate() {
+                                *sum = load(sums, first + v);
+                            }
+                        }
+                    }
                     // Loops, not iterators: a closure that is not inlined has all sums stored and loaded around it.
                     match live {
                         None => {
                             for ((a, step), next) in a.iter().zip(steps).zip(next) {
                                 if R > FEW {
-                                    fetch(next);
+                                    fetch::<V>(next, first);
                                 }
                                 add(&mut all, a, step, first);
                             }
@@ -100,13 +107,13 @@ macro_rules! product {
                     }
                 }
 
-                /// Brings a step near, for a tile to come.
+                /// Brings the columns of this pass near, for a tile to come.
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn fetch(step: &Step<$t>) {
-                    for line in 0..size_of::<Step<$t>>() / 64 {
-                        let at = std::ptr::from_ref(step).cast::<i8>().wrapping_add(64 * line);
-                        _mm_prefetch::<_MM_HINT_T0>(at);
+                fn fetch<const V: usize>(step: &Step<$t>, first: usize) {
+                    const BYTES: usize = size_of::<$vector>();
+                    for at in (BYTES * first..BYTES * (first + V)).step_by(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(step).cast::<i8>().wrapping_add(at));
                     }
                 }
 
