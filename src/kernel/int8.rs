@@ -17,9 +17,10 @@ use std::ops::Range;
 use super::Isa;
 use super::live::Live;
 use super::pack::pack_codes;
+use super::scalar;
 use super::tail::{Finish, Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
-use super::weights::{PackedCodes, Step};
+use super::weights::{Excess, PackedCodes, Step};
 
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -105,7 +106,8 @@ pub fn multiply_codes<S: Step>(
         (Codes::U8(_), true) => (input.zero_point.wrapping_sub(128), 0x8080_8080),
     };
     let depth = inputs.div_ceil(4);
-    let (tile_rows, width) = (tile_rows(isa), depth * words(isa));
+    let (tile_rows, width) = (tile_rows(isa, weights.tame), depth * words(isa, weights.tame));
+    let wide = width > depth;
     // A row alone has no time for divisions.
     let fit = |rows: usize| rows.next_multiple_of(tile_rows).max(tile_rows);
     let block = if rows == 1 { 1 } else { fit(BLOCK_BYTES / (4 * width.max(1))) };
@@ -119,14 +121,14 @@ pub fn multiply_codes<S: Step>(
             let codes = (first + tile.start) * inputs..(first + tile.end) * inputs;
             let target = &mut packed[tile.start * width..tile.end * width];
             match input.codes {
-                Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, target),
-                Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, target),
+                Codes::U8(all) => pack_codes(isa, &all[codes], inputs, flip, wide, target),
+                Codes::I8(all) => pack_codes(isa, as_bytes(&all[codes]), inputs, flip, wide, target),
             }
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2(_) => live.add(isa, target.as_chunks::<2>().0, tile.len()),
+                Isa::Avx2(_) if wide => live.add(isa, target.as_chunks::<2>().0, tile.len()),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512(_) => live.add(isa, target, tile.len()),
+                Isa::Avx2(_) | Isa::Avx512(_) => live.add(isa, target, tile.len()),
                 _ => {}
             }
         }
@@ -183,15 +185,16 @@ impl<S: Step> Job<'_, '_, S> {
                     sums: &mut Sums| {
             tile(rows, columns, a, steps, start, sums);
         };
-        self.run_with(tile, |finish, sums, row| finish.run(sums, row));
+        self.run_with(tile, scalar::int8::add_excess, |finish, sums, row| finish.run(sums, row));
     }
 
-    /// The same for a `tile(rows, columns, a, live, steps, start, sums)` that leaves out zeros, with a way of its own from
-    /// the sums of a tile, whose first row is given, to the result.
+    /// The same for a `tile(rows, columns, a, live, steps, start, sums)` that leaves out zeros, with an `add(rows, a, excess, sums)` for
+    /// what tame weights lack, and a way of its own from the sums of a tile, whose first row is given, to the result.
     #[inline(always)]
     pub(super) fn run_with(
         self,
         tile: impl Fn(usize, usize, &[u32], Option<&[u32]>, &[S], &[i32; PANEL], &mut Sums),
+        add: impl Fn(usize, &[u32], &[Excess], &mut Sums),
         send: impl Fn(&mut Finish<'_>, &[[i32; PANEL]], usize),
     ) {
         let depth = self.weights.inputs().div_ceil(4);
@@ -211,6 +214,10 @@ impl<S: Step> Job<'_, '_, S> {
             for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
                 tile(rows.len(), used, a, self.live.get(index), steps, &start, self.sums);
+                let excess = &self.weights.excess[panel];
+                if !excess.is_empty() {
+                    add(rows.len(), a, excess, self.sums);
+                }
                 send(&mut finish, &self.sums[..rows.len()], self.first + rows.start);
             }
         }
@@ -218,10 +225,10 @@ impl<S: Step> Job<'_, '_, S> {
 }
 
 /// Rows of the register tile.
-fn tile_rows(isa: Isa) -> usize {
+fn tile_rows(isa: Isa, tame: bool) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => 5,
+        Isa::Avx2(_) if !tame => 5,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => 14,
         _ => 4,
@@ -238,10 +245,10 @@ fn packs_signed(isa: Isa) -> bool {
 }
 
 /// Words that hold four packed activations.
-fn words(isa: Isa) -> usize {
+fn words(isa: Isa, tame: bool) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => 2,
+        Isa::Avx2(_) if !tame => 2,
         _ => 1,
     }
 }
@@ -315,6 +322,19 @@ mod tests {
         whole
     }
 
+    /// Weights as they are and, where kernels for it exist, tame.
+    fn packed(w: &[i8], outputs: usize, inputs: usize) -> Vec<PackedI8> {
+        let kinds = if cfg!(target_arch = "x86_64") { &[false, true][..] } else { &[false] };
+        kinds.iter().map(|&tame| PackedI8::pack(w, outputs, inputs, tame)).collect()
+    }
+
+    /// Few pairs of weights that are not tame.
+    fn nearly_tame(seed: u64, count: usize) -> Vec<i8> {
+        let all = signed(&bytes(seed, count));
+        let wild = |i: usize| i % 56 < 2;
+        all.into_iter().enumerate().map(|(i, w)| if wild(i) { w | 96 } else { w / 2 }).collect()
+    }
+
     #[test]
     fn every_set_equals_the_definition_for_every_dimension_to_130() {
         for isa in Isa::available() {
@@ -327,18 +347,23 @@ mod tests {
                     (1, length, 115),
                     (1, 9, length),
                 ] {
-                    let (a, w) = (bytes(1, rows * inputs), signed(&bytes(2, inputs * outputs)));
+                    let (a, w) = (bytes(1, rows * inputs), nearly_tame(2, inputs * outputs));
                     let bias: Vec<i32> = (0..outputs).map(|j| 1000 - 17 * j as i32).collect();
-                    let packed = PackedI8::new(&w, outputs, inputs);
                     let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
                     let expected = definition(&wide, 131, &bias, &w, rows, inputs);
                     let input = Input { codes: Codes::U8(&a), zero_point: 131, bias: Some(&bias) };
-                    assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {inputs} {outputs}");
+                    for packed in packed(&w, outputs, inputs) {
+                        let found = sums(isa, input, &packed, rows);
+                        assert_eq!(found, expected, "{isa} {rows} {inputs} {outputs}");
+                    }
                     let a = signed(&a);
                     let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
                     let expected = definition(&wide, -5, &bias, &w, rows, inputs);
                     let input = Input { codes: Codes::I8(&a), zero_point: -5, bias: Some(&bias) };
-                    assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {inputs} {outputs}");
+                    for packed in packed(&w, outputs, inputs) {
+                        let found = sums(isa, input, &packed, rows);
+                        assert_eq!(found, expected, "{isa} {rows} {inputs} {outputs}");
+                    }
                     let w: Vec<i8> = w.iter().map(|w| w >> 4).collect();
                     let expected = definition(&wide, -5, &bias, &w, rows, inputs);
                     let packed = PackedI4::new(&w, outputs, inputs);
@@ -355,8 +380,8 @@ mod tests {
     #[test]
     fn leaving_out_zeros_changes_no_sum() {
         let (inputs, outputs) = (301, 115);
-        let w = signed(&bytes(2, inputs * outputs));
-        let (packed, bias) = (PackedI8::new(&w, outputs, inputs), vec![7; outputs]);
+        let w = nearly_tame(2, inputs * outputs);
+        let bias = vec![7; outputs];
         for rows in [1, 2, 14, 32] {
             // Of blocks of twenty inputs, one in so many is not all zero.
             for every in [1, 2, 3, 5, 100] {
@@ -368,7 +393,9 @@ mod tests {
                     let expected = definition(&wide, zero_point, &bias, &w, rows, inputs);
                     let input = Input { codes: Codes::U8(&a), zero_point, bias: Some(&bias) };
                     for isa in Isa::available() {
-                        assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {every}");
+                        for packed in packed(&w, outputs, inputs) {
+                            assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {every}");
+                        }
                     }
                 }
             }
@@ -413,15 +440,17 @@ mod tests {
         #[test]
         fn every_set_equals_the_definition(
             rows in 0usize..=40, inputs in 0usize..=130, outputs in 0usize..=130,
-            zero_point in -300..300, seed: u64,
+            zero_point in -300..300, seed: u64, wild: bool,
         ) {
-            let (a, w) = (bytes(seed, rows * inputs), signed(&bytes(!seed, inputs * outputs)));
+            let a = bytes(seed, rows * inputs);
+            let w = if wild { signed(&bytes(!seed, inputs * outputs)) } else { nearly_tame(!seed, inputs * outputs) };
             let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
             let expected = definition(&wide, zero_point, &vec![0; outputs], &w, rows, inputs);
-            let packed = PackedI8::new(&w, outputs, inputs);
             let input = Input { codes: Codes::U8(&a), zero_point, bias: None };
             for isa in Isa::available() {
-                prop_assert_eq!(&sums(isa, input, &packed, rows), &expected, "{}", isa);
+                for packed in packed(&w, outputs, inputs) {
+                    prop_assert_eq!(&sums(isa, input, &packed, rows), &expected, "{}", isa);
+                }
             }
         }
     }

@@ -72,14 +72,29 @@ fn bytes<T: Plain>(values: &[T]) -> &[u8] {
 }
 
 /// Packs rows of codes `[rows, inputs]` to `[inputs / 4][rows]`, zero padded, each code flipped by `flip`;
-/// for AVX2 as 16-bit numbers, two words for four of them.
-pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
+/// if `wide`, on AVX2, as 16-bit numbers, two words for four of them.
+pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, wide: bool, packed: &mut [u32]) {
     if inputs == 0 {
         return;
     }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.pack_wide(codes, inputs, flip, packed.as_chunks_mut().0),
+        Isa::Avx2(cpu) if wide => cpu.pack_wide(codes, inputs, flip, packed.as_chunks_mut().0),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(cpu) if codes.len() > inputs => {
+            let rows = codes.len() / inputs;
+            let done =
+                cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, packed, rows);
+            if flip != 0 {
+                packed[..done * rows].iter_mut().for_each(|word| *word ^= flip);
+            }
+            for (i, row) in codes.chunks_exact(inputs).enumerate() {
+                if 4 * done < inputs {
+                    let places = packed[done * rows + i..].iter_mut().step_by(rows);
+                    scalar::int8::put(&row[4 * done..], flip, places);
+                }
+            }
+        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(cpu) if codes.len() > 4 * inputs => {
             let rows = codes.len() / inputs;
@@ -185,13 +200,17 @@ mod tests {
                     let depth = usize::div_ceil(inputs, 4);
                     let mut expected = vec![1; rows * depth];
                     scalar::int8::pack(&codes[..rows * inputs], inputs, 0x8080_8080, &mut expected);
-                    if isa.name() == "avx2" {
-                        let bytes = expected.into_iter().flat_map(u32::to_le_bytes);
-                        let halves: Vec<u32> = bytes.map(u32::from).collect();
-                        expected = halves.chunks(2).map(|two| two[0] | two[1] << 16).collect();
-                    }
                     let mut packed = vec![2; expected.len()];
-                    pack_codes(isa, &codes[..rows * inputs], inputs, 0x8080_8080, &mut packed);
+                    pack_codes(isa, &codes[..rows * inputs], inputs, 0x8080_8080, false, &mut packed);
+                    assert_eq!(packed, expected, "{isa} {rows} {inputs}");
+                    if isa.name() != "avx2" {
+                        continue;
+                    }
+                    let halves: Vec<u32> =
+                        expected.into_iter().flat_map(u32::to_le_bytes).map(u32::from).collect();
+                    let expected: Vec<u32> = halves.chunks(2).map(|two| two[0] | two[1] << 16).collect();
+                    let mut packed = vec![2; expected.len()];
+                    pack_codes(isa, &codes[..rows * inputs], inputs, 0x8080_8080, true, &mut packed);
                     assert_eq!(packed, expected, "{isa} {rows} {inputs}");
                 }
             }

@@ -274,9 +274,15 @@ mod tests {
                 fn a_product_takes_every_transpose_and_adds_when_asked() {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();
-                        for (m, k, n) in
-                            [(1, 1, 1), (5, 40, 33), (17, 3, 70), (33, 65, 31), (150, 20, 34), (4, 0, 4), (9, 1100, 35)]
-                        {
+                        for (m, k, n) in [
+                            (1, 1, 1),
+                            (5, 40, 33),
+                            (17, 3, 70),
+                            (33, 65, 31),
+                            (150, 20, 34),
+                            (4, 0, 4),
+                            (9, 1100, 35),
+                        ] {
                             let (a, b) = (numbers::<$t>(1, m * k), numbers::<$t>(2, k * n));
                             for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()] {
                                 for b in [Matrix::new(&b, k, n), Matrix::new(&b, n, k).transposed()] {

@@ -7,6 +7,12 @@
 //! ```
 //!
 //! Both are zero padded, and come with the sum of the weights of each column.
+//!
+//! AVX2 multiplies four bytes by four at once only with sums of two products in 16 bits (`vpmaddubsw`), which hold
+//! `255 * w1 + 255 * w2` if positive weights of a pair of inputs add up to 128 at most, and negative ones too. Of trained weights a
+//! few pairs in a hundred do not: there what is too much of the larger one stands apart, as [`Excess`], and the product adds it.
+//! Such weights are called tame; those of four bits always are. Where the excess is not small, or AVX2 not the best set of the
+//! processor, weights stay as they are.
 
 use super::Isa;
 use super::int8::Job;
@@ -32,6 +38,10 @@ pub trait Step: sealed::Sealed + Copy + Send + Sync + 'static {
     /// Weights that are all zero.
     #[doc(hidden)]
     const ZERO: Self;
+
+    /// Whether all weights in the range are tame.
+    #[doc(hidden)]
+    const TAME: bool = Self::RANGE.0 >= -64 && Self::RANGE.1 <= 64;
 
     /// Puts weights of one column in their place.
     #[doc(hidden)]
@@ -111,7 +121,25 @@ pub struct PackedCodes<S> {
     inputs: usize,
     pub(super) steps: Vec<S>,
     pub(super) column_sums: Vec<[i32; PANEL]>,
+    /// Whether `steps` are tame; `excess` of each panel, by steps, is what they lack then, and empty otherwise.
+    pub(super) tame: bool,
+    pub(super) excess: Vec<Vec<Excess>>,
 }
+
+/// What a column has beyond the tame weights of a step: to be multiplied and added like those, and at most one of each pair is
+/// not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Excess {
+    pub(super) step: u32,
+    pub(super) column: u32,
+    pub(super) weights: [i8; 4],
+}
+
+/// Largest sum of the positive weights of a pair, or of the negative ones without their sign.
+const TAME: i16 = 128;
+
+/// One excess among fewer steps of columns costs more than it saves.
+const RARE: usize = 20;
 
 /// Weights -128..=127, a byte each.
 pub type PackedI8 = PackedCodes<Step8>;
@@ -125,6 +153,11 @@ impl<S: Step> PackedCodes<S> {
     /// # Panics
     /// Unless `weights` has `outputs * inputs` elements, and all lie in the range of the type.
     pub fn new(weights: &[i8], outputs: usize, inputs: usize) -> Self {
+        Self::pack(weights, outputs, inputs, wants_tame(Isa::best()))
+    }
+
+    /// Packs weights, and tames them if that is wanted and they are not too wild.
+    pub(super) fn pack(weights: &[i8], outputs: usize, inputs: usize, tame: bool) -> Self {
         assert_eq!(Some(weights.len()), outputs.checked_mul(inputs), "weights of {outputs} x {inputs}");
         let (least, largest) = S::RANGE;
         assert!(weights.iter().all(|w| (least..=largest).contains(w)), "weights within {least}..={largest}");
@@ -140,7 +173,41 @@ impl<S: Step> PackedCodes<S> {
             }
             column_sums[panel][column] = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w)));
         }
-        Self { outputs, inputs, steps, column_sums }
+        let mut packed =
+            Self { outputs, inputs, steps, column_sums, tame: S::TAME, excess: vec![Vec::new(); panels] };
+        if tame && !S::TAME {
+            packed.tame();
+        }
+        packed
+    }
+
+    /// Moves what is not tame to the excess, unless that is much.
+    fn tame(&mut self) {
+        let depth = self.inputs.div_ceil(4);
+        let mut left = self.steps.len() * PANEL / RARE;
+        let mut excess = vec![Vec::new(); self.panels()];
+        for (excess, steps) in excess.iter_mut().zip(self.steps.chunks_exact(depth.max(1))) {
+            for (step, four) in steps.iter().enumerate() {
+                for column in 0..PANEL {
+                    let weights = beyond_tame(four.get(column));
+                    if weights != [0; 4] {
+                        excess.push(Excess { step: step as u32, column: column as u32, weights });
+                        if left == 0 {
+                            return;
+                        }
+                        left -= 1;
+                    }
+                }
+            }
+        }
+        for (excess, steps) in excess.iter().zip(self.steps.chunks_exact_mut(depth.max(1))) {
+            for &Excess { step, column, weights } in excess {
+                let (step, column) = (&mut steps[step as usize], column as usize);
+                let four = step.get(column);
+                step.set(column, std::array::from_fn(|k| four[k].wrapping_sub(weights[k])));
+            }
+        }
+        (self.tame, self.excess) = (true, excess);
     }
 
     /// Number of outputs, the columns of the product.
@@ -160,7 +227,8 @@ impl<S: Step> PackedCodes<S> {
 
     /// Bytes that one product reads.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(self.steps.as_slice()) + size_of_val(self.column_sums.as_slice())
+        let excess: usize = self.excess.iter().map(|excess| size_of_val(excess.as_slice())).sum();
+        size_of_val(self.steps.as_slice()) + size_of_val(self.column_sums.as_slice()) + excess
     }
 
     /// All weights, row-major `[outputs, inputs]`, as they were.
@@ -173,6 +241,14 @@ impl<S: Step> PackedCodes<S> {
                 part.copy_from_slice(&step.get(j % PANEL)[..part.len()]);
             }
         }
+        for (panel, excess) in self.excess.iter().enumerate() {
+            for &Excess { step, column, weights } in excess {
+                let row = &mut all[(panel * PANEL + column as usize) * self.inputs..][..self.inputs];
+                for (w, more) in row[4 * step as usize..].iter_mut().zip(weights) {
+                    *w = w.wrapping_add(more);
+                }
+            }
+        }
         all
     }
 
@@ -182,9 +258,34 @@ impl<S: Step> PackedCodes<S> {
     /// Unless both exist.
     pub fn weight(&self, output: usize, input: usize) -> i8 {
         assert!(output < self.outputs && input < self.inputs, "weight [{output}, {input}]");
-        let step = &self.steps[output / PANEL * self.inputs.div_ceil(4) + input / 4];
-        step.get(output % PANEL)[input % 4]
+        let (panel, column, step) = (output / PANEL, output % PANEL, input / 4);
+        let weight = self.steps[panel * self.inputs.div_ceil(4) + step].get(column)[input % 4];
+        let same = |excess: &&Excess| (excess.column as usize, excess.step as usize) == (column, step);
+        let more = self.excess[panel].iter().find(same).map_or(0, |excess| excess.weights[input % 4]);
+        weight.wrapping_add(more)
     }
+}
+
+/// Whether the kernels of this set are faster with tame weights.
+fn wants_tame(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => true,
+        _ => false,
+    }
+}
+
+/// What has to be taken from four weights to make them tame: from the larger one of a pair.
+fn beyond_tame(weights: [i8; 4]) -> [i8; 4] {
+    let mut beyond = [0; 4];
+    for (two, beyond) in weights.as_chunks::<2>().0.iter().zip(beyond.as_chunks_mut::<2>().0) {
+        let [a, b] = two.map(i16::from);
+        let larger = usize::from(b.abs() > a.abs());
+        if (a < 0) == (b < 0) {
+            beyond[larger] = (a + b - (a + b).clamp(-TAME, TAME)) as i8;
+        }
+    }
+    beyond
 }
 
 #[cfg(test)]
@@ -195,15 +296,48 @@ mod tests {
     fn packed_weights_read_back() {
         for (outputs, inputs) in [(1, 1), (33, 5), (70, 64), (16, 7)] {
             let weights: Vec<i8> = (0..outputs * inputs).map(|i| (i * 7 % 256) as u8 as i8).collect();
-            let packed = PackedI8::new(&weights, outputs, inputs);
             let small: Vec<i8> = weights.iter().map(|w| w >> 4).collect();
             let packed_small = PackedI4::new(&small, outputs, inputs);
-            assert_eq!((packed.weights(), packed_small.weights()), (weights.clone(), small.clone()));
-            for (i, (&weight, &small)) in weights.iter().zip(&small).enumerate() {
-                assert_eq!(packed.weight(i / inputs, i % inputs), weight);
-                assert_eq!(packed_small.weight(i / inputs, i % inputs), small);
+            for tame in [false, true] {
+                let packed = PackedI8::pack(&weights, outputs, inputs, tame);
+                assert_eq!((packed.weights(), packed_small.weights()), (weights.clone(), small.clone()));
+                for (i, (&weight, &small)) in weights.iter().zip(&small).enumerate() {
+                    assert_eq!(packed.weight(i / inputs, i % inputs), weight);
+                    assert_eq!(packed_small.weight(i / inputs, i % inputs), small);
+                }
             }
         }
+    }
+
+    #[test]
+    fn tame_pairs_and_their_excess_add_up_to_the_weights() {
+        for a in i8::MIN..=i8::MAX {
+            for b in i8::MIN..=i8::MAX {
+                let [x, y, ..] = beyond_tame([a, b, 0, 0]);
+                let (tame_a, tame_b) = (i16::from(a) - i16::from(x), i16::from(b) - i16::from(y));
+                assert!(tame_a.max(0) + tame_b.max(0) <= 128 && tame_a.min(0) + tame_b.min(0) >= -128);
+                assert!(x == 0 || y == 0);
+                assert_eq!((i8::try_from(tame_a).is_ok(), i8::try_from(tame_b).is_ok()), (true, true));
+                if a.unsigned_abs() <= 64 && b.unsigned_abs() <= 64 {
+                    assert_eq!((x, y), (0, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wild_weights_are_left_as_they_are() {
+        let wild = PackedI8::pack(&[127; 64 * 40], 40, 64, true);
+        assert!(!wild.tame && wild.excess.iter().all(Vec::is_empty));
+        let mut few = vec![3; 64 * 40];
+        few[5..7].fill(-128);
+        let tame = PackedI8::pack(&few, 40, 64, true);
+        assert!(tame.tame);
+        assert_eq!(tame.excess[0], [], "inputs 5 and 6 are of different pairs");
+        few[4..6].fill(-128);
+        let tame = PackedI8::pack(&few, 40, 64, true);
+        assert_eq!(tame.excess[0], [Excess { step: 1, column: 0, weights: [-128, 0, 0, 0] }]);
+        assert_eq!(tame.weights(), few);
     }
 
     #[test]

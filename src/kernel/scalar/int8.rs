@@ -2,7 +2,7 @@
 
 use crate::kernel::int8::Sums;
 use crate::kernel::tiles::PANEL;
-use crate::kernel::weights::Step;
+use crate::kernel::weights::{Excess, Step};
 
 /// `sums[i][j] = start[j] + sum over k of a[k][i] * w[k][j]`, four `k` in each element of both.
 pub(in crate::kernel) fn tile<S: Step>(
@@ -27,6 +27,19 @@ pub(in crate::kernel) fn tile<S: Step>(
     }
 }
 
+/// Adds what tame weights lack: the same terms.
+pub(in crate::kernel) fn add_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
+    for &Excess { step, column, weights } in excess {
+        let fours = &a[step as usize * rows..][..rows];
+        for (sums, four) in sums.iter_mut().zip(fours) {
+            for (a, w) in four.to_ne_bytes().into_iter().zip(weights) {
+                let sum = &mut sums[column as usize];
+                *sum = sum.wrapping_add(i32::from(a) * i32::from(w));
+            }
+        }
+    }
+}
+
 /// Rows of codes `[rows, inputs]` to `[inputs / 4][rows]`, four codes in each element, zero padded before the flip.
 pub(in crate::kernel) fn pack(codes: &[u8], inputs: usize, flip: u32, packed: &mut [u32]) {
     let rows = codes.len() / inputs.max(1);
@@ -39,7 +52,8 @@ pub(in crate::kernel) fn pack(codes: &[u8], inputs: usize, flip: u32, packed: &m
     }
 }
 
-fn put<'a>(row: &[u8], flip: u32, mut places: impl Iterator<Item = &'a mut u32>) {
+/// A row of codes, four in each place.
+pub(in crate::kernel) fn put<'a>(row: &[u8], flip: u32, mut places: impl Iterator<Item = &'a mut u32>) {
     let (fours, last) = fours(row);
     // Two loops, because a chain of both would not be compiled to vectors.
     for (four, place) in fours.iter().zip(places.by_ref()) {

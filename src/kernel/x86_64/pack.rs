@@ -227,16 +227,7 @@ macro_rules! transpose {
     };
 }
 
-transpose!(
-    pack_words,
-    u32,
-    8,
-    __m256,
-    _mm256_loadu_ps,
-    _mm256_storeu_ps,
-    _mm256_setzero_ps,
-    transpose_eight
-);
+transpose!(pack_words, u32, 8, __m256, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_setzero_ps, transpose_eight);
 transpose!(
     pack_double_words,
     u64,
