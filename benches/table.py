@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks.md: trimnet and its Python peers, side by side. Run it from the crate's root.
+"""Writes a table of benchmarks: trimnet and its Python peers, side by side. Run it from the crate's root.
 
     benches/table.py PEERS                  measures everything, by PEERS/compare, and writes the tables
-    benches/table.py PEERS --json FILE      takes what `compare --json FILE` measured; several files go together
-    benches/table.py PEERS --errors OURS THEIRS    takes what `cargo bench --bench peers -- --accuracy` and PEERS/accuracy.py printed
+    benches/table.py PEERS --json FILE      takes what `compare --json FILE` measured; several files go together. Without accuracy, unless
+    benches/table.py PEERS --errors OURS THEIRS    gives what `cargo bench --bench peers -- --accuracy` and PEERS/accuracy.py printed
+    benches/table.py PEERS --out FILE       writes another file, for another machine
 
 The share of the limit is the time that the machine needs at least, moving the bytes or doing the products that the work
 cannot do without, divided by the time that was measured. What the machine gives is measured as well (`limit.*` of the bench)."""
@@ -16,7 +17,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-OUT = Path("docs/benchmarks.md")
 # Bytes that one unit of work reads and writes at least: of the element type, and others.
 BYTES = {r"^prune\.magnitude": (3, 0), r"^prune\.rows": (2.5, 0), r"^prune": (2, 0), r"^quantize": (1, 1), r"^dequantize": (1, 1),
          r"^fakequant": (2, 0), r"^observe": (1, 0), r"^batchnorm\.train": (3, 0), r"^batchnorm\.backward": (5, 0),
@@ -117,11 +117,14 @@ def errors(peers, files):
 
 
 def processor():
+    """Its name, and the best of the instruction sets that kernels are written for."""
     try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        return names[0] if names else "unknown processor"
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return "unknown processor"
+    names = re.findall(r"model name\s*: (.*)", text)
+    sets = [name for flag, name in [("avx512_vnni", "AVX-512 with VNNI"), ("avx2", "AVX2"), ("asimd", "NEON")] if re.search(rf"\b{flag}\b", text)]
+    return " with ".join([*names[:1], *sets[:1]]) or "unknown processor"
 
 
 def main():
@@ -129,6 +132,7 @@ def main():
     parser.add_argument("peers", type=Path, help="the folder with `compare`")
     parser.add_argument("--json", type=Path, nargs="+", help="what `compare` wrote, instead of measuring")
     parser.add_argument("--errors", type=Path, nargs=2, help="what both sides printed about accuracy, instead of training")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", default="5")
     args = parser.parse_args()
@@ -173,10 +177,11 @@ def main():
         text += [row_text(row, found) for row in rows if row["case"].split(".")[0] == family]
     text += ["", "## Peers that goals name beside the fastest", "", "| case | threads | trimnet | peer | its time | ratio |", "|---|---|---|---|---|---|"]
     text += particular(rows)
-    text += ["", "## Accuracy", "", "Test errors on MNIST in percent, five seeds, Adam 1e-3, batches of 128.", "",
-             "| network | epochs | trimnet | PyTorch |", "|---|---|---|---|", *errors(args.peers, args.errors)]
-    OUT.write_text("\n".join(text) + "\n")
-    print(f"{OUT}: {len(rows)} rows")
+    if args.errors or not args.json:
+        text += ["", "## Accuracy", "", "Test errors on MNIST in percent, five seeds, Adam 1e-3, batches of 128.", "",
+                 "| network | epochs | trimnet | PyTorch |", "|---|---|---|---|", *errors(args.peers, args.errors)]
+    args.out.write_text("\n".join(text) + "\n")
+    print(f"{args.out}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
