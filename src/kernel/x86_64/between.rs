@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, Avx512};
+use super::{Avx2, Avx512, ahead};
 
 macro_rules! between {
     ($name:ident, $t:ty, $bits:ty, $lanes:literal, $load:ident, $store:ident, $set:ident, $broadcast:ident,
@@ -142,6 +142,7 @@ macro_rules! between_avx2 {
                         let mut found = 0;
                         let mut lower = _mm256_setzero_si256();
                         for x in vectors {
+                            ahead(x);
                             // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
                             let x = $and(unsafe { $load(x.as_ptr()) }, keep);
                             lower = $sub(lower, $to_bits($compare::<_CMP_LT_OQ>(x, lo)));

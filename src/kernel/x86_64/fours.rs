@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, Avx512};
+use super::{Avx2, Avx512, ahead};
 
 macro_rules! fours {
     ($name:ident, $t:ty, $lanes:literal, $bits:ty, $infinity:literal, $set:ident, $earlier:ident, $load:ident,
@@ -106,6 +106,7 @@ macro_rules! fours_avx2 {
                     let most = $set(2 - surplus as $bits);
                     let mut nan = _mm256_setzero_si256();
                     for (from, to) in x.iter().zip(&mut *out) {
+                        ahead(from);
                         // SAFETY: the reference covers the vector, and the load asks for no alignment.
                         let x = unsafe { $load(from.as_ptr()) };
                         let unknown = $unordered::<_CMP_UNORD_Q>(x, x);
