@@ -157,19 +157,27 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         // Copies: nothing that is written could be one of them, so that the loop becomes vectors.
-        let (x, key, drops) = (&self.x[at..], self.key, self.drops);
-        fetch(&x[1024.min(x.len())..(1024 + out.len()).min(x.len())]);
+        let (key, drops) = (self.key, self.drops);
         let (mut gone, mut unknown) = (0u32, 0u32);
-        for (&x, out) in x.iter().zip(out) {
-            let drop = drops(key.of(x));
-            *out = if drop { F::zero() } else { x };
-            gone += u32::from(drop);
-            unknown += u32::from(x.is_nan());
+        let some = 1024 / size_of::<F>();
+        for (i, out) in out.chunks_mut(some).enumerate() {
+            let x = &self.x[at + i * some..];
+            // No more lines at a time than memory takes requests.
+            fetch(&x[AHEAD.min(x.len())..(AHEAD + out.len()).min(x.len())]);
+            for (&x, out) in x.iter().zip(out) {
+                let drop = drops(key.of(x));
+                *out = if drop { F::zero() } else { x };
+                gone += u32::from(drop);
+                unknown += u32::from(x.is_nan());
+            }
         }
         self.dropped += gone as usize;
         self.nan += unknown as usize;
     }
 }
+
+/// How far ahead of their use numbers are asked for.
+const AHEAD: usize = 1024;
 
 const SAMPLE: usize = 1 << 14;
 /// So many of the sample are waited for together: each lies in a page of its own.

@@ -223,8 +223,14 @@ impl<F: Float> Fill<F> for Kept<'_, F> {
 
     #[inline(always)]
     fn fill(&mut self, at: usize, dx: &mut [F]) {
-        fetch(&self.dy[(at + AHEAD).min(self.dy.len())..(at + AHEAD + dx.len()).min(self.dy.len())]);
-        keep_of(&self.keep[at / CHUNK..], self.gain, &self.dy[at..][..dx.len()], dx);
+        let some = 1024 / size_of::<F>();
+        let parts = dx.chunks_mut(some).zip(self.keep[at / CHUNK..].chunks(some / CHUNK)).enumerate();
+        for (i, (dx, keep)) in parts {
+            let dy = &self.dy[at + i * some..];
+            // No more lines at a time than memory takes requests.
+            fetch(&dy[AHEAD.min(dy.len())..(AHEAD + dx.len()).min(dy.len())]);
+            keep_of(keep, self.gain, &dy[..dx.len()], dx);
+        }
     }
 }
 
