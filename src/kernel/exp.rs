@@ -26,8 +26,8 @@ macro_rules! exp {
                 const LOWEST: $t = $lowest;
                 let x = if self < LOWEST { LOWEST } else { self };
                 let x = if x > 0.0 { 0.0 } else { x };
-                // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits of the sum
-                // are n: an integer as wide as the number, which vectors need not convert.
+                // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits of
+                // the sum are n: an integer as wide as the number, which vectors need not convert.
                 const ROUND: $t = $round;
                 let sum = x * std::f64::consts::LOG2_E as $t + ROUND;
                 let (whole, power) = (sum - ROUND, sum.to_bits().wrapping_add($bias) << $mantissa);

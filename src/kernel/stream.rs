@@ -140,7 +140,8 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
-/// Copies; with AVX2 and AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`Stream::finish`].
+/// Copies; with AVX2 and AVX-512 the whole lines without bringing `to` into the caches. Others may see it only
+/// after [`Stream::finish`].
 #[inline(always)]
 fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
     #[cfg(target_arch = "x86_64")]

@@ -279,7 +279,7 @@ fn keep_in_place<F: Float>(keep: &[u64], gain: F, x: &mut [F]) {
 
 #[inline(always)]
 fn keep_some<F: Float>(word: u64, gain: F, dy: &[F; CHUNK], dx: &mut [F; CHUNK]) {
-    // By index over all lanes, with a mask of their width: what the compiler turns into vectors that never change theirs.
+    // By index over all lanes, with a mask of their width: vectors that the compiler need not convert.
     if size_of::<F>() == size_of::<u32>() {
         let (dx, dy) = (dx.as_chunks_mut::<32>().0, dy.as_chunks::<32>().0);
         for ((dx, dy), word) in dx.iter_mut().zip(dy).zip([word as u32, (word >> 32) as u32]) {

@@ -1,5 +1,5 @@
-//! Picking the numbers of an interval out of many, on AVX-512 and AVX2: compare, compress in a register, store all lanes,
-//! and step on by as many as were picked. No branch depends on a number.
+//! Picking the numbers of an interval out of many, on AVX-512 and AVX2: compare, compress in a register, store all
+//! lanes, and step on by as many as were picked. No branch depends on a number.
 
 use std::arch::x86_64::*;
 
@@ -112,8 +112,8 @@ static PLACES_F32: [[u8; 8]; 256] = places(1);
 static PLACES_F64: [[u8; 8]; 16] = places(2);
 
 macro_rules! between_avx2 {
-    ($name:ident, $t:ty, $bits:ty, $lanes:literal, $places:ident, $load:ident, $store:ident, $set:ident, $broadcast:ident,
-     $and:ident, $compare:ident, $mask:ident, $to_bits:ident, $from_bits:ident, $sub:ident) => {
+    ($name:ident, $t:ty, $bits:ty, $lanes:literal, $places:ident, $load:ident, $store:ident, $set:ident,
+     $broadcast:ident, $and:ident, $compare:ident, $mask:ident, $to_bits:ident, $from_bits:ident, $sub:ident) => {
         impl Avx2 {
             /// As on AVX-512.
             pub(in crate::kernel) fn $name(

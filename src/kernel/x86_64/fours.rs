@@ -1,5 +1,5 @@
-//! Groups of four numbers without their lowest, on AVX-512 and AVX2: each number is compared with the three others of its
-//! group, which are its own vector turned by one, two and three places.
+//! Groups of four numbers without their lowest, on AVX-512 and AVX2: each number is compared with the three others of
+//! its group, which are its own vector turned by one, two and three places.
 
 use std::arch::x86_64::*;
 
@@ -89,9 +89,9 @@ fours!(
 );
 
 macro_rules! fours_avx2 {
-    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $infinity:literal, $set:ident, $earlier:expr, $load:ident, $store:ident,
-     $cast:ident, $back:ident, $and:ident, $unordered:ident, $blend:ident, $turn:ident, $add:ident, $sub:ident,
-     $greater:ident) => {
+    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $infinity:literal, $set:ident, $earlier:expr, $load:ident,
+     $store:ident, $cast:ident, $back:ident, $and:ident, $unordered:ident, $blend:ident, $turn:ident, $add:ident,
+     $sub:ident, $greater:ident) => {
         impl Avx2 {
             /// As [`Real::keep_of_fours`](crate::kernel::Real::keep_of_fours), for whole vectors.
             pub(in crate::kernel) fn $name(self, x: &[$t], out: &mut [$t], surplus: u32) -> (usize, usize) {
@@ -115,7 +115,7 @@ macro_rules! fours_avx2 {
                         let own = $cast($blend($and(x, magnitude), infinity, unknown));
                         let first = $greater($add(own, one), $turn::<0b00_11_10_01>(own));
                         let second = $greater($add(own, two), $turn::<0b01_00_11_10>(own));
-                        // Three places on stands whoever asked for the neighbour one place on: the answer is the opposite.
+                        // Whoever stands three places on asked about this one: the answer is the opposite.
                         let not_third = $turn::<0b10_01_00_11>(first);
                         let keep = $greater(most, $sub($add(first, second), not_third));
                         // SAFETY: the exclusive reference covers the vector, and the store asks for no alignment.

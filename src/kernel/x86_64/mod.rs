@@ -77,8 +77,8 @@ impl Avx512 {
     }
 }
 
-/// Asks for what lies one page behind a vector that is read, where the processor's own guess ends: a hint, which changes
-/// nothing but time.
+/// Asks for what lies one page behind a vector that is read, where the processor's own guess ends: a hint, which
+/// changes nothing but time.
 #[inline(always)]
 fn ahead<T>(vector: &T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
