@@ -8,6 +8,11 @@ use super::Isa;
 pub(crate) fn kept_bits(isa: Isa, key: u64, first: u64, threshold: u16, keep: &mut [u64]) -> bool {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(cpu) => {
+            cpu.kept_bits(key, first, threshold, keep);
+            true
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512(cpu) => {
             cpu.kept_bits(key, first, threshold, keep);
             true

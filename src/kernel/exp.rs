@@ -18,7 +18,7 @@ pub trait Exp: Real {
 }
 
 macro_rules! exp {
-    ($t:ty, $bits:ty, $signed:ty, $mantissa:literal, $bias:literal, lowest: $lowest:literal,
+    ($t:ty, $bits:ty, $round:literal, $mantissa:literal, $bias:literal, lowest: $lowest:literal,
      ln2: $high:literal + $low:literal, [$($c:expr),*]) => {
         impl Exp for $t {
             #[inline(always)]
@@ -26,8 +26,11 @@ macro_rules! exp {
                 const LOWEST: $t = $lowest;
                 let x = if self < LOWEST { LOWEST } else { self };
                 let x = if x > 0.0 { 0.0 } else { x };
-                let n = (x * std::f64::consts::LOG2_E as $t).round_small();
-                let (whole, power) = (n as $t, ((n + $bias) as $signed as $bits) << $mantissa);
+                // In the binade of this number neighbours are 1 apart, so the addition rounds, and the low bits of
+                // the sum are n: an integer as wide as the number, which vectors need not convert.
+                const ROUND: $t = $round;
+                let sum = x * std::f64::consts::LOG2_E as $t + ROUND;
+                let (whole, power) = (sum - ROUND, sum.to_bits().wrapping_add($bias) << $mantissa);
                 let r = (x - whole * $high) - whole * $low;
                 let mut sum: $t = 0.0;
                 $(sum = sum * r + $c;)*
@@ -39,11 +42,11 @@ macro_rules! exp {
     };
 }
 
-exp!(f32, u32, i32, 23, 127, lowest: -87.336_54, ln2: 0.693_359_4 + -2.121_944_4e-4, [
+exp!(f32, u32, 12_582_912.0, 23, 127, lowest: -87.336_54, ln2: 0.693_359_4 + -2.121_944_4e-4, [
     1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5
 ]);
 
-exp!(f64, u64, i64, 52, 1023, lowest: -708.396_418_532_264_1,
+exp!(f64, u64, 6_755_399_441_055_744.0, 52, 1023, lowest: -708.396_418_532_264_1,
      ln2: 6.931_457_519_531_25e-1 + 1.428_606_820_309_417_2e-6, [
     1.0 / 6_227_020_800.0, 1.0 / 479_001_600.0, 1.0 / 39_916_800.0, 1.0 / 3_628_800.0, 1.0 / 362_880.0,
     1.0 / 40_320.0, 1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5

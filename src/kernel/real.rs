@@ -103,6 +103,8 @@ macro_rules! real {
             ) -> (usize, usize) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2(cpu) => cpu.$between(x, magnitude, between, inside),
+                    #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) => cpu.$between(x, magnitude, between, inside),
                     _ => {
                         let _ = (magnitude, between, inside);
@@ -113,6 +115,8 @@ macro_rules! real {
 
             fn keep_of_fours(isa: Isa, x: &[Self], out: &mut [Self], surplus: u32) -> (usize, usize) {
                 match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2(cpu) => cpu.$fours(x, out, surplus),
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) => cpu.$fours(x, out, surplus),
                     _ => {

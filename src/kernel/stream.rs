@@ -70,7 +70,8 @@ impl<F: Real> Stream<F> {
     #[inline(always)]
     pub(crate) fn new(isa: Isa, whole: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
-        let large = matches!(isa, Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
+        let large =
+            matches!(isa, Isa::Avx2(_) | Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
         #[cfg(not(target_arch = "x86_64"))]
         let large = false;
         let _ = whole;
@@ -139,11 +140,12 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
-/// Copies; with AVX-512 the whole lines without bringing `to` into the caches. Others may see it only after [`Stream::finish`].
+/// Copies; with AVX2 and AVX-512 the whole lines without bringing `to` into the caches. Others may see it only
+/// after [`Stream::finish`].
 #[inline(always)]
 fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
     #[cfg(target_arch = "x86_64")]
-    if let Isa::Avx512(cpu) = isa {
+    if matches!(isa, Isa::Avx2(_) | Isa::Avx512(_)) {
         use std::arch::x86_64::__m512i;
 
         // SAFETY: both types are plain numbers, any bytes of which are valid.
@@ -153,7 +155,12 @@ fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
         if before.is_empty() && whole.len() >= lines.len() {
             head.copy_from_slice(&from[..head.len()]);
             tail.copy_from_slice(&from[from.len() - tail.len()..]);
-            cpu.stream(&whole[..lines.len()], lines);
+            let whole = &whole[..lines.len()];
+            match isa {
+                Isa::Avx2(cpu) => cpu.stream(whole, lines),
+                Isa::Avx512(cpu) => cpu.stream(whole, lines),
+                Isa::Scalar => lines.copy_from_slice(whole),
+            }
             return;
         }
     }

@@ -288,6 +288,36 @@ mod tests {
         }
     }
 
+    /// Groups of four by every instruction set, at every length, equal those by the definition.
+    fn every_set_keeps_the_same<F: Float>(values: &[F]) {
+        let x: Vec<F> = (0..4 * 67).map(|i| values[(i * i * 3 + i / 4 + i / 9) % values.len()]).collect();
+        for (length, surplus) in (0..=67).flat_map(|groups| (0..=4).map(move |surplus| (4 * groups, surplus)))
+        {
+            let mut expected = vec![F::one(); length];
+            let groups = x.as_chunks::<4>().0.iter().zip(expected.as_chunks_mut::<4>().0);
+            let nan: usize = groups.map(|(x, out)| fours(x, out, surplus)).sum();
+            for isa in Isa::available() {
+                let mut out = vec![F::one(); length];
+                let mut fill = Fours { isa, x: &x[..length], surplus, nan: 0 };
+                fill.fill(0, &mut out);
+                let same = |(a, b): (&F, &F)| {
+                    a.is_nan() && b.is_nan() || a == b && a.is_sign_negative() == b.is_sign_negative()
+                };
+                assert!(out.iter().zip(&expected).all(same), "{isa} {length} {surplus}");
+                assert_eq!(fill.nan, nan, "{isa} {length} {surplus}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_keeps_the_same_of_four() {
+        let infinity = f64::INFINITY;
+        let values =
+            [0.0, -1.0, 2.0, 1.0, f64::NAN, -2.0, infinity, -0.0, -f64::NAN, 3.0, -infinity, 0.5, 1e-40];
+        every_set_keeps_the_same(&values);
+        every_set_keeps_the_same(&values.map(|x| x as f32));
+    }
+
     #[test]
     fn zeros_of_counts_zeros() {
         assert_eq!(NmPruner::zeros_of(1, 4).unwrap(), NmPruner::keep(3, 4).unwrap());

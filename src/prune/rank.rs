@@ -12,7 +12,7 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Work, with, write_stream};
+use crate::kernel::{Fill, Isa, PART, Pool, Work, fetch, with, write_stream};
 
 /// What of a number is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,20 +157,31 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         // Copies: nothing that is written could be one of them, so that the loop becomes vectors.
-        let (x, key, drops) = (&self.x[at..], self.key, self.drops);
+        let (key, drops) = (self.key, self.drops);
         let (mut gone, mut unknown) = (0u32, 0u32);
-        for (&x, out) in x.iter().zip(out) {
-            let drop = drops(key.of(x));
-            *out = if drop { F::zero() } else { x };
-            gone += u32::from(drop);
-            unknown += u32::from(x.is_nan());
+        let some = 1024 / size_of::<F>();
+        for (i, out) in out.chunks_mut(some).enumerate() {
+            let x = &self.x[at + i * some..];
+            // No more lines at a time than memory takes requests.
+            fetch(&x[AHEAD.min(x.len())..(AHEAD + out.len()).min(x.len())]);
+            for (&x, out) in x.iter().zip(out) {
+                let drop = drops(key.of(x));
+                *out = if drop { F::zero() } else { x };
+                gone += u32::from(drop);
+                unknown += u32::from(x.is_nan());
+            }
         }
         self.dropped += gone as usize;
         self.nan += unknown as usize;
     }
 }
 
+/// How far ahead of their use numbers are asked for.
+const AHEAD: usize = 1024;
+
 const SAMPLE: usize = 1 << 14;
+/// So many of the sample are waited for together: each lies in a page of its own.
+const TOGETHER: usize = 32;
 const CHUNK: usize = 1024;
 
 /// The `i`-th smallest (from 0) of `key` of all numbers in `pool`.
@@ -241,16 +252,23 @@ fn order<F: Float>(a: F, b: F) -> Ordering {
 fn bracket<F: Float>(pool: &[&[F]], key: Key, n: usize, i: usize) -> Option<(F, F)> {
     let mut sample = Vec::with_capacity(SAMPLE);
     let (mut parts, mut part, mut start): (_, &[F], _) = (pool.iter(), &[], 0);
-    for slot in 0..SAMPLE {
-        // One at a hashed place in each of SAMPLE equal stretches: a fixed stride would see few columns only.
-        let (from, to) = (slot * n / SAMPLE, (slot + 1) * n / SAMPLE);
-        let place = from + (hash(slot as u64) % (to - from) as u64) as usize;
-        while place - start >= part.len() {
-            start += part.len();
-            part = parts.next()?;
+    let mut waiting: [&[F]; TOGETHER] = [&[]; TOGETHER];
+    for first in (0..SAMPLE).step_by(TOGETHER) {
+        for (slot, waiting) in (first..).zip(&mut waiting) {
+            // One at a hashed place in each of SAMPLE equal stretches: a fixed stride would see few columns only.
+            let (from, to) = (slot * n / SAMPLE, (slot + 1) * n / SAMPLE);
+            let place = from + (hash(slot as u64) % (to - from) as u64) as usize;
+            while place - start >= part.len() {
+                start += part.len();
+                part = parts.next()?;
+            }
+            *waiting = &part[place - start..][..1];
+            fetch(waiting);
         }
-        let x = key.of(part[place - start]);
-        sample.push(if x.is_nan() { F::infinity() } else { x });
+        for &x in waiting.iter().copied().flatten() {
+            let x = key.of(x);
+            sample.push(if x.is_nan() { F::infinity() } else { x });
+        }
     }
     // Five standard deviations of the rank in the sample.
     let share = (i as f64 + 0.5) / n as f64;
@@ -424,5 +442,38 @@ mod tests {
             let found = nth(&Pool::single(), &[&numbers], Key::Value, i, &mut Vec::new()).unwrap();
             assert!(same(found, sorted(&[&numbers], i)), "{i}");
         }
+    }
+
+    /// What every instruction set collects, at every length, is what the definition does.
+    fn every_set_collects_the_same<F: Float>(values: &[F], intervals: &[(F, F)]) {
+        let x: Vec<F> = (0..2500).map(|i| values[(i * i * 3 + i / 7) % values.len()]).collect();
+        let lengths = (0..70).chain([2047, 2048, 2049, 2500]);
+        for (length, &(lo, hi)) in lengths.flat_map(|length| intervals.iter().map(move |pair| (length, pair)))
+        {
+            for (isa, key) in
+                Isa::available().into_iter().flat_map(|isa| [(isa, Key::Value), (isa, Key::Magnitude)])
+            {
+                let x = &x[..length];
+                let keys = || x.iter().map(|&x| key.of(x));
+                let mut inside = vec![F::one()];
+                let below = collect_part(isa, x, key, (lo, hi), &mut inside);
+                assert_eq!(below, keys().filter(|&x| x < lo).count(), "{isa} {length} {key:?}");
+                let expected = keys().filter(|&x| lo <= x && x <= hi);
+                let signs = |x: F| (x, x.is_sign_negative());
+                assert!(
+                    inside[1..].iter().copied().map(signs).eq(expected.map(signs)),
+                    "{isa} {length} {key:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_collects_the_same() {
+        let (nan, infinity) = (f64::NAN, f64::INFINITY);
+        let values = [0.0, -1.0, 2.0, 1.0, nan, -2.0, infinity, -0.0, 3.0, -infinity, 0.5, -nan, 1.5];
+        let intervals = [(0.5, 2.0), (0.0, 0.0), (-infinity, infinity), (2.0, 1.0), (infinity, infinity)];
+        every_set_collects_the_same(&values, &intervals);
+        every_set_collects_the_same(&values.map(|x| x as f32), &intervals.map(|(a, b)| (a as f32, b as f32)));
     }
 }

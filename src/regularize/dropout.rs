@@ -201,6 +201,9 @@ impl<F: Float> Work for Draw<'_, F> {
 
 /// `dx = dy * gain` where a bit is set, else 0.
 struct Keep<'a, F> {
+    isa: Isa,
+    /// Elements of the whole result.
+    whole: usize,
     keep: &'a [u64],
     gain: F,
     /// Where `dy` is, if not in `dx`.
@@ -208,14 +211,41 @@ struct Keep<'a, F> {
     dx: &'a mut [F],
 }
 
+/// As [`Keep`], for what is read elsewhere.
+struct Kept<'a, F> {
+    keep: &'a [u64],
+    gain: F,
+    dy: &'a [F],
+}
+
+impl<F: Float> Fill<F> for Kept<'_, F> {
+    const GRAIN: usize = CHUNK;
+
+    #[inline(always)]
+    fn fill(&mut self, at: usize, dx: &mut [F]) {
+        let some = 1024 / size_of::<F>();
+        let parts = dx.chunks_mut(some).zip(self.keep[at / CHUNK..].chunks(some / CHUNK)).enumerate();
+        for (i, (dx, keep)) in parts {
+            let dy = &self.dy[at + i * some..];
+            // No more lines at a time than memory takes requests.
+            fetch(&dy[AHEAD.min(dy.len())..(AHEAD + dx.len()).min(dy.len())]);
+            keep_of(keep, self.gain, &dy[..dx.len()], dx);
+        }
+    }
+}
+
 impl<F: Float> Work for Keep<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { keep, gain, dy, dx } = self;
+        let Self { isa, whole, keep, gain, dy, dx } = self;
         match dy {
-            Some(dy) => keep_of(keep, gain, dy, dx),
+            Some(dy) => {
+                let mut out = Stream::new(isa, whole);
+                out.fill(dx, &mut Kept { keep, gain, dy });
+                out.finish();
+            }
             None => keep_in_place(keep, gain, dx),
         }
     }
@@ -249,9 +279,18 @@ fn keep_in_place<F: Float>(keep: &[u64], gain: F, x: &mut [F]) {
 
 #[inline(always)]
 fn keep_some<F: Float>(word: u64, gain: F, dy: &[F; CHUNK], dx: &mut [F; CHUNK]) {
-    // By index over all lanes: what the compiler turns into vectors.
-    for i in 0..CHUNK {
-        dx[i] = if word >> i & 1 == 0 { F::zero() } else { dy[i] * gain };
+    // By index over all lanes, with a mask of their width: vectors that the compiler need not convert.
+    if size_of::<F>() == size_of::<u32>() {
+        let (dx, dy) = (dx.as_chunks_mut::<32>().0, dy.as_chunks::<32>().0);
+        for ((dx, dy), word) in dx.iter_mut().zip(dy).zip([word as u32, (word >> 32) as u32]) {
+            for i in 0..32 {
+                dx[i] = if word & 1 << i == 0 { F::zero() } else { dy[i] * gain };
+            }
+        }
+    } else {
+        for i in 0..CHUNK {
+            dx[i] = if word & 1 << i == 0 { F::zero() } else { dy[i] * gain };
+        }
     }
 }
 
@@ -340,11 +379,11 @@ impl DropoutCache {
             }
             return;
         };
-        let (isa, gain) = (Isa::best(), F::of(self.gain));
+        let (isa, whole, gain) = (Isa::best(), dx.len(), F::of(self.gain));
         let parts = dx.chunks_mut(PART).zip(keep.chunks(PART / CHUNK)).enumerate();
         pool.each(parts, |(i, (dx, keep))| {
             let dy = dy.map(|dy| &dy[i * PART..][..dx.len()]);
-            with(isa, Keep { keep, gain, dy, dx });
+            with(isa, Keep { isa, whole, keep, gain, dy, dx });
         });
     }
 }
@@ -524,6 +563,19 @@ mod tests {
             }
         }
         let stream = Philox::new(7);
+        for (isa, threshold) in
+            Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 32768), (isa, u16::MAX)])
+        {
+            for length in 0..12 {
+                let mut keep = vec![0; length];
+                draw_bits(isa, stream, (1 << 61) - 3, threshold, &mut keep);
+                let expected = |i: u64| bits(&draws(stream, (1 << 61) - 3 + i), threshold);
+                assert!(
+                    keep.iter().copied().eq((0..length as u64).map(expected)),
+                    "{isa} {threshold} {length}"
+                );
+            }
+        }
         for (isa, first) in Isa::available().into_iter().flat_map(|isa| [(isa, 0), (isa, (1 << 29) - 2)]) {
             let expected = (0..5).map(|i| draws(stream, first + i)).collect::<Vec<_>>();
             let ones = [1.0; 5 * CHUNK - 3];
@@ -548,5 +600,38 @@ mod tests {
         assert_eq!(json, r#"{"p":0.5}"#);
         assert_eq!(serde_json::from_str::<Dropout>(&json).unwrap(), dropout);
         assert!(serde_json::from_str::<Dropout>(r#"{"p":1.5}"#).is_err());
+    }
+
+    fn every_set_keeps_the_same<F: Float>(gain: F) {
+        let word = |i: u64| (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let keep: Vec<u64> = [0, u64::MAX].into_iter().chain((0..5).map(word)).collect();
+        // What is dropped may be anything.
+        let values = [F::one(), F::nan(), F::infinity(), -F::one(), F::zero(), F::neg_infinity(), -F::zero()];
+        let dy: Vec<F> = (0..7 * CHUNK).map(|i| values[i * i % values.len()]).collect();
+        let same = |(a, b): (&F, &F)| {
+            (a.is_nan() && b.is_nan()) || (a == b && a.is_sign_negative() == b.is_sign_negative())
+        };
+        for length in (0..7 * CHUNK).step_by(13) {
+            let dy = &dy[..length];
+            let kept =
+                |(i, &dy): (usize, &F)| if keep[i / 64] >> (i % 64) & 1 == 1 { dy * gain } else { F::zero() };
+            let expected: Vec<F> = dy.iter().enumerate().map(kept).collect();
+            for (isa, whole) in
+                Isa::available().into_iter().flat_map(|isa| [(isa, length), (isa, usize::MAX)])
+            {
+                let (mut dx, keep) = (vec![F::one(); length], &keep);
+                with(isa, Keep { isa, whole, keep, gain, dy: Some(dy), dx: &mut dx });
+                assert!(dx.iter().zip(&expected).all(same), "{isa} {length}");
+                dx.copy_from_slice(dy);
+                with(isa, Keep { isa, whole, keep, gain, dy: None, dx: &mut dx });
+                assert!(dx.iter().zip(&expected).all(same), "{isa} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_keeps_what_the_bits_say() {
+        every_set_keeps_the_same(2.0f32);
+        every_set_keeps_the_same(2.0f64);
     }
 }
