@@ -34,6 +34,7 @@ mod peers {
     pub mod kmeans;
     pub mod layers;
     pub mod limits;
+    pub mod memory;
     pub mod prune;
     pub mod quantize;
     pub mod sparse;
@@ -46,6 +47,9 @@ use std::time::Instant;
 
 use peers::case::{Case, Context};
 use regex::Regex;
+
+#[global_allocator]
+static MEMORY: peers::memory::Huge = peers::memory::Huge;
 
 /// Every case, family by family in the order of the contract.
 fn registry() -> Vec<Case> {

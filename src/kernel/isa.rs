@@ -11,8 +11,8 @@ use super::x86_64::{Avx2, Avx512};
 /// A set of instructions that this processor has, with the proof of it inside.
 ///
 /// The proofs (`Avx2`, `Avx512`, ...) have private fields and are made by detection alone, so whoever
-/// matches one out of an `Isa` may run the functions compiled for it. Without AVX2 and FMA, or without
-/// all five parts of AVX-512 that the kernels use, a processor falls to the set below.
+/// matches one out of an `Isa` may run the functions compiled for it. Without AVX2, FMA and POPCNT, or
+/// without all five parts of AVX-512 that the kernels use, a processor falls to the set below.
 ///
 /// ```
 /// use trimnet::kernel::Isa;
@@ -26,7 +26,7 @@ use super::x86_64::{Avx2, Avx512};
 pub enum Isa {
     /// Plain Rust: the definition of every kernel, and what runs where nothing better is found.
     Scalar,
-    /// 256-bit vectors: AVX2 and FMA.
+    /// 256-bit vectors: AVX2 and FMA, with POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     /// 512-bit vectors with byte dot products: AVX-512 F, BW, DQ, VL and VNNI (with AVX2 and FMA).

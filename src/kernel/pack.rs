@@ -15,27 +15,19 @@ macro_rules! plain {
     ($t:ty, $bits:ty, $pack:ident $(, $flip:literal)?) => {
         impl Plain for $t {
             fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    const BYTES: usize = size_of::<$t>();
-                    let (stride, length) = (BYTES * from.row_stride(), BYTES * from.columns());
-                    let rows = Rows { data: bytes(from.data()), stride, length };
-                    // SAFETY: both types have the same size and alignment, and any bits are valid in both.
-                    let bits: &mut [$bits] =
-                        unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
-                    match isa {
-                        Isa::Avx2(cpu) if from.rows() > 2 => {
-                            let done = cpu.$pack(rows, from.rows(), bits, width);
-                            let rest = from.column_range(done, from.columns() - done);
-                            return one_by_one(rest, &mut into[done * width..], width);
-                        }
-                        Isa::Avx512(cpu) if from.rows() > 4 => {
-                            return cpu.$pack(rows, from.rows(), $($flip,)? bits, width);
-                        }
-                        _ => {}
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2(cpu) if from.rows() > 2 => {
+                        let done = cpu.$pack(Rows::of(from), from.rows(), bits::<_, $bits>(into), width);
+                        let rest = from.column_range(done, from.columns() - done);
+                        one_by_one(rest, &mut into[done * width..], width);
                     }
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) if from.rows() > 4 => {
+                        cpu.$pack(Rows::of(from), from.rows(), $($flip,)? bits::<_, $bits>(into), width);
+                    }
+                    _ => one_by_one(from, into, width),
                 }
-                one_by_one(from, into, width);
             }
         }
     };
@@ -55,13 +47,35 @@ pub(super) struct Rows<'a> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// The memory of a matrix with contiguous rows.
+    fn of<T: Plain>(from: Matrix<'a, T>) -> Self {
+        let (stride, length) = (size_of::<T>() * from.row_stride(), size_of::<T>() * from.columns());
+        Self { data: bytes(from.data()), stride, length }
+    }
+
     /// The bytes of row `i` from `at` on, 64 of them or as many as there are.
     #[inline]
     pub(super) fn piece(&self, i: usize, at: usize) -> &[u8] {
         let count = (self.length - at).min(64);
         &self.data[i * self.stride + at..][..count]
     }
+}
+
+/// Integers that stand for the bits of numbers.
+#[cfg(target_arch = "x86_64")]
+trait Bits: Copy {}
+#[cfg(target_arch = "x86_64")]
+impl Bits for u32 {}
+#[cfg(target_arch = "x86_64")]
+impl Bits for u64 {}
+
+/// The bits of numbers.
+#[cfg(target_arch = "x86_64")]
+fn bits<T: Plain, B: Bits>(values: &mut [T]) -> &mut [B] {
+    const { assert!(size_of::<T>() == size_of::<B>() && align_of::<T>() == align_of::<B>()) };
+    // SAFETY: both types have the same size and alignment, and any bits are valid in both.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 /// The memory of numbers.
@@ -100,7 +114,10 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, wide:
             let rows = codes.len() / inputs;
             cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, flip, packed, rows);
         }
-        _ => scalar::int8::pack(codes, inputs, flip, packed),
+        _ => {
+            debug_assert!(!wide, "only AVX2 has wide codes");
+            scalar::int8::pack(codes, inputs, flip, packed);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Isa;
 use super::matrix::Matrix;
 use super::pack::pack;
+use super::pages::filled;
 use super::real::Real;
 use super::tiles::PANEL;
 
@@ -24,7 +25,7 @@ impl<F: Real> PackedReal<F> {
     pub fn new(weights: Matrix<'_, F>) -> Self {
         let (outputs, inputs) = (weights.rows(), weights.columns());
         let panels = outputs.div_ceil(PANEL);
-        let mut steps = vec![Step([F::default(); PANEL]); panels * inputs];
+        let mut steps = filled(Step([F::default(); PANEL]), panels * inputs);
         for panel in 0..panels {
             pack_panel(Isa::best(), weights, panel, &mut steps[panel * inputs..(panel + 1) * inputs]);
         }

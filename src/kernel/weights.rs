@@ -16,6 +16,7 @@
 
 use super::Isa;
 use super::int8::Job;
+use super::pages::filled;
 use super::scalar;
 use super::tiles::PANEL;
 
@@ -162,7 +163,7 @@ impl<S: Step> PackedCodes<S> {
         let (least, largest) = S::RANGE;
         assert!(weights.iter().all(|w| (least..=largest).contains(w)), "weights within {least}..={largest}");
         let (panels, depth) = (outputs.div_ceil(PANEL), inputs.div_ceil(4));
-        let mut steps = vec![S::ZERO; panels * depth];
+        let mut steps = filled(S::ZERO, panels * depth);
         let mut column_sums = vec![[0; PANEL]; panels];
         for (j, row) in weights.chunks_exact(inputs.max(1)).enumerate() {
             let (panel, column) = (j / PANEL, j % PANEL);
