@@ -8,6 +8,7 @@ use crate::kernel::elementwise::Work;
 mod between;
 mod fours;
 mod int8;
+mod int8_avx2;
 mod pack;
 mod palette;
 mod philox;

@@ -1,0 +1,346 @@
+//! The product of codes on AVX2, exact: no sum of products saturates.
+//!
+//! Tame weights (see `kernel::weights`): `vpmaddubsw` adds two products of `u8` by `i8` in 16 bits, `vpmaddwd` with ones two of those
+//! sums in 32. Others: both sides widened to 16 bits, for `vpmaddwd` alone; the activations while they are packed, the weights as
+//! they are read.
+
+use std::arch::x86_64::*;
+
+use super::Avx2;
+use super::int8::product;
+use crate::kernel::int8::{Job, Sums};
+use crate::kernel::scalar::int8::add_excess;
+use crate::kernel::tail::Finish;
+use crate::kernel::tiles::{MAX_ROWS, PANEL};
+use crate::kernel::weights::{Excess, Step4, Step8};
+
+macro_rules! avx2 {
+    ($name:ident, $step:ident, $tile:path, $add:path) => {
+        product!(Avx2, "avx2,fma", $name, $step, $tile, $add, Finish::run);
+    };
+}
+
+avx2!(tame_i8, Step8, tame_i8::tile, tame_excess);
+avx2!(tame_i4, Step4, tame_i4::tile, tame_excess);
+avx2!(wide_i8, Step8, wide_i8::tile, add_excess);
+
+impl Avx2 {
+    /// The product with weights of a byte.
+    pub(in crate::kernel) fn run_i8(self, job: Job<'_, '_, Step8>) {
+        if job.weights.tame { self.tame_i8(job) } else { self.wide_i8(job) }
+    }
+
+    /// The product with weights of half a byte.
+    pub(in crate::kernel) fn run_i4(self, job: Job<'_, '_, Step4>) {
+        self.tame_i4(job);
+    }
+}
+
+/// Steps of `k` for which the passes over a panel find weights and rows in the first-level cache.
+const NEAR: usize = 128;
+
+/// One kind of tame weights.
+macro_rules! tame {
+    ($module:ident, $step:ident, $load:ident) => {
+        mod $module {
+            use super::*;
+
+            #[target_feature(enable = "avx2,fma")]
+            pub(super) fn tile(
+                rows: usize,
+                columns: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                start: &[i32; PANEL],
+                sums: &mut Sums,
+            ) {
+                let vectors = columns.div_ceil(8);
+                match rows {
+                    1 if vectors > 2 => dot::<1, 4>(0, a, live, steps, start, sums),
+                    2 if vectors > 2 => dot::<2, 4>(0, a, live, steps, start, sums),
+                    _ => {
+                        for first in (0..vectors).step_by(2) {
+                            match rows {
+                                1 => dot::<1, 2>(first, a, live, steps, start, sums),
+                                2 => dot::<2, 2>(first, a, live, steps, start, sums),
+                                3 => dot::<3, 2>(first, a, live, steps, start, sums),
+                                4 => dot::<4, 2>(first, a, live, steps, start, sums),
+                                _ => unreachable!("a tile of {rows} rows"),
+                            }
+                        }
+                    }
+                }
+            }
+
+            /// `R` rows by `V` vectors of 8 columns, from vector `first` on.
+            #[target_feature(enable = "avx2,fma")]
+            fn dot<const R: usize, const V: usize>(
+                first: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                start: &[i32; PANEL],
+                sums: &mut Sums,
+            ) {
+                const { assert!(R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
+                let mut all = [[_mm256_setzero_si256(); V]; R];
+                for row in &mut all {
+                    for (v, sum) in row.iter_mut().enumerate() {
+                        *sum = load_256(start, first + v);
+                    }
+                }
+                let a = a.as_chunks::<R>().0;
+                match live {
+                    None => {
+                        for (a, step) in a.iter().zip(steps) {
+                            add(&mut all, a, step, first);
+                        }
+                    }
+                    Some(live) => {
+                        for &k in live {
+                            add(&mut all, &a[k as usize], &steps[k as usize], first);
+                        }
+                    }
+                }
+                for (sums, all) in sums.iter_mut().zip(all) {
+                    for (v, sum) in all.into_iter().enumerate() {
+                        store_256(sums, first + v, sum);
+                    }
+                }
+            }
+
+            /// Four more terms of each sum.
+            #[inline]
+            #[target_feature(enable = "avx2,fma")]
+            fn add<const R: usize, const V: usize>(
+                all: &mut [[__m256i; V]; R],
+                a: &[u32; R],
+                step: &$step,
+                first: usize,
+            ) {
+                let mut w = [_mm256_setzero_si256(); V];
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = $load(step, first + v);
+                }
+                for (sums, &a) in all.iter_mut().zip(a) {
+                    let a = _mm256_set1_epi32(a as i32);
+                    for (sum, &w) in sums.iter_mut().zip(&w) {
+                        let pairs = _mm256_maddubs_epi16(a, w);
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                    }
+                }
+            }
+        }
+    };
+}
+
+tame!(tame_i8, Step8, load_i8_256);
+tame!(tame_i4, Step4, load_i4_256);
+
+/// Adds what tame weights lack, to all rows of the tile at once.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn tame_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
+    match rows {
+        1 => excess_of::<1>(a, excess, sums),
+        2 => excess_of::<2>(a, excess, sums),
+        3 => excess_of::<3>(a, excess, sums),
+        _ => excess_of::<4>(a, excess, sums),
+    }
+}
+
+/// The same for `R` rows.
+#[target_feature(enable = "avx2,fma")]
+fn excess_of<const R: usize>(a: &[u32], excess: &[Excess], sums: &mut Sums) {
+    let a = a.as_chunks::<R>().0;
+    // The rows of a column side by side.
+    let mut columns = [[0; 4]; PANEL];
+    for &Excess { step, column, weights } in excess {
+        let step = &a[step as usize];
+        let word = |i: usize| step.get(i).map_or(0, |&word| word as i32);
+        let four = _mm_setr_epi32(word(0), word(1), word(2), word(3));
+        // One of two weights is zero, so that a pair does not need more than 16 bits.
+        let pairs = _mm_maddubs_epi16(four, _mm_set1_epi32(i32::from_ne_bytes(weights.map(|w| w as u8))));
+        let terms = _mm_madd_epi16(pairs, _mm_set1_epi16(1));
+        let column = &mut columns[column as usize];
+        store_128(column, _mm_add_epi32(load_128(column), terms));
+    }
+    for (j, four) in columns.as_chunks::<4>().0.iter().enumerate() {
+        let [a, b, c, d] = [load_128(&four[0]), load_128(&four[1]), load_128(&four[2]), load_128(&four[3])];
+        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+        let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+        let rows = [
+            _mm_unpacklo_epi64(ab, cd),
+            _mm_unpackhi_epi64(ab, cd),
+            _mm_unpacklo_epi64(more_ab, more_cd),
+            _mm_unpackhi_epi64(more_ab, more_cd),
+        ];
+        for (sums, row) in sums[..R].iter_mut().zip(rows) {
+            let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[j];
+            store_128(sums, _mm_add_epi32(load_128(sums), row));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_128(values: &[i32; 4]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
+    unsafe { _mm_loadu_si128(values.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_128(values: &mut [i32; 4], vector: __m128i) {
+    // SAFETY: the exclusive reference covers the 16 bytes, and the store asks for no alignment.
+    unsafe { _mm_storeu_si128(values.as_mut_ptr().cast(), vector) }
+}
+
+/// Weights that are not tame.
+mod wide_i8 {
+    use super::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn tile(
+        rows: usize,
+        columns: usize,
+        a: &[u32],
+        live: Option<&[u32]>,
+        steps: &[Step8],
+        start: &[i32; PANEL],
+        sums: &mut Sums,
+    ) {
+        sums[..rows].fill(*start);
+        let vectors = columns.div_ceil(4);
+        match rows {
+            1 if vectors > 4 => passes::<1, 8>(vectors, a, live, steps, sums),
+            1 => passes::<1, 4>(vectors, a, live, steps, sums),
+            2 => passes::<2, 4>(vectors, a, live, steps, sums),
+            3 => passes::<3, 2>(vectors, a, live, steps, sums),
+            4 => passes::<4, 2>(vectors, a, live, steps, sums),
+            5 => passes::<5, 2>(vectors, a, live, steps, sums),
+            _ => unreachable!("a tile of {rows} rows"),
+        }
+    }
+
+    /// The whole tile, `R` rows by `V` vectors of 4 columns at a time.
+    #[target_feature(enable = "avx2,fma")]
+    fn passes<const R: usize, const V: usize>(
+        vectors: usize,
+        a: &[u32],
+        live: Option<&[u32]>,
+        steps: &[Step8],
+        sums: &mut Sums,
+    ) {
+        let a = a.as_chunks::<2>().0.as_chunks::<R>().0;
+        match live {
+            None => {
+                for (a, steps) in a.chunks(NEAR).zip(steps.chunks(NEAR)) {
+                    for first in (0..vectors).step_by(V) {
+                        let mut all = [[_mm256_setzero_si256(); V]; R];
+                        for (a, step) in a.iter().zip(steps) {
+                            add(&mut all, a, step, first);
+                        }
+                        leave(&all, first, sums);
+                    }
+                }
+            }
+            Some(live) => {
+                for live in live.chunks(NEAR) {
+                    for first in (0..vectors).step_by(V) {
+                        let mut all = [[_mm256_setzero_si256(); V]; R];
+                        for &k in live {
+                            add(&mut all, &a[k as usize], &steps[k as usize], first);
+                        }
+                        leave(&all, first, sums);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Four more terms of each sum: two sums of a column stand side by side, of its first and its last two inputs
+    /// of every four.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn add<const R: usize, const V: usize>(
+        all: &mut [[__m256i; V]; R],
+        a: &[[u32; 2]; R],
+        step: &Step8,
+        first: usize,
+    ) {
+        let mut w = [_mm256_setzero_si256(); V];
+        for (v, w) in w.iter_mut().enumerate() {
+            *w = load_i8_wide(step, first + v);
+        }
+        for (sums, &[low, high]) in all.iter_mut().zip(a) {
+            let a = _mm256_set1_epi64x((u64::from(low) | u64::from(high) << 32) as i64);
+            for (sum, &w) in sums.iter_mut().zip(&w) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, w));
+            }
+        }
+    }
+
+    /// Adds them to what the tile holds.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn leave<const R: usize, const V: usize>(all: &[[__m256i; V]; R], first: usize, sums: &mut Sums) {
+        const { assert!(R <= MAX_ROWS && V.is_multiple_of(2) && (PANEL / 4).is_multiple_of(V)) }
+        for (sums, all) in sums.iter_mut().zip(all) {
+            for (pair, two) in all.as_chunks::<2>().0.iter().enumerate() {
+                // Columns 0 1 4 5 | 2 3 6 7, then in order.
+                let sum = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(two[0], two[1]));
+                let eight = first / 2 + pair;
+                let sum = _mm256_add_epi32(sum, load_256(sums, eight));
+                store_256(sums, eight, sum);
+            }
+        }
+    }
+}
+
+/// Four inputs of four columns, widened.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_i8_wide(step: &Step8, v: usize) -> __m256i {
+    let part: &[[i8; 4]; 4] = &step.0.as_chunks().0[v];
+    // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
+    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(part.as_ptr().cast()) })
+}
+
+/// Four inputs of eight columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_i8_256(step: &Step8, v: usize) -> __m256i {
+    let part: &[[i8; 4]; 8] = &step.0.as_chunks().0[v];
+    // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(part.as_ptr().cast()) }
+}
+
+/// Four inputs of eight columns, out of their halves of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_i4_256(step: &Step4, v: usize) -> __m256i {
+    let part: &[[u8; 4]; 8] = &step.0.as_chunks().0[v % 2];
+    // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
+    let both = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+    // A count instead of a choice: the loops around stay unrolled.
+    let half = _mm256_srl_epi16(both, _mm_cvtsi32_si128(if v < 2 { 0 } else { 4 }));
+    _mm256_sub_epi8(_mm256_and_si256(half, _mm256_set1_epi8(15)), _mm256_set1_epi8(8))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_256(values: &[i32; PANEL], v: usize) -> __m256i {
+    let part: &[i32; 8] = &values.as_chunks().0[v];
+    // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(part.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_256(values: &mut [i32; PANEL], v: usize, vector: __m256i) {
+    let part: &mut [i32; 8] = &mut values.as_chunks_mut().0[v];
+    // SAFETY: the exclusive reference covers the 32 bytes, and the store asks for no alignment.
+    unsafe { _mm256_storeu_si256(part.as_mut_ptr().cast(), vector) }
+}
