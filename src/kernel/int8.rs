@@ -228,7 +228,13 @@ impl<S: Step> Job<'_, '_, S> {
 fn tile_rows(isa: Isa, tame: bool) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) if !tame => 5,
+        Isa::Avx2(_) => {
+            if tame {
+                8
+            } else {
+                5
+            }
+        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => 14,
         _ => 4,

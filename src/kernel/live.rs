@@ -72,6 +72,7 @@ impl Live {
                     5 => live.find(tile.as_chunks::<5>().0.iter()),
                     6 => live.find(tile.as_chunks::<6>().0.iter()),
                     7 => live.find(tile.as_chunks::<7>().0.iter()),
+                    8 => live.find(tile.as_chunks::<8>().0.iter()),
                     10 => live.find(tile.as_chunks::<10>().0.iter()),
                     11 => live.find(tile.as_chunks::<11>().0.iter()),
                     12 => live.find(tile.as_chunks::<12>().0.iter()),

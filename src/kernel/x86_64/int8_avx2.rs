@@ -57,19 +57,32 @@ macro_rules! tame {
             ) {
                 let vectors = columns.div_ceil(8);
                 match rows {
-                    1 if vectors > 2 => dot::<1, 4>(0, a, live, steps, start, sums),
-                    2 if vectors > 2 => dot::<2, 4>(0, a, live, steps, start, sums),
-                    _ => {
-                        for first in (0..vectors).step_by(2) {
-                            match rows {
-                                1 => dot::<1, 2>(first, a, live, steps, start, sums),
-                                2 => dot::<2, 2>(first, a, live, steps, start, sums),
-                                3 => dot::<3, 2>(first, a, live, steps, start, sums),
-                                4 => dot::<4, 2>(first, a, live, steps, start, sums),
-                                _ => unreachable!("a tile of {rows} rows"),
-                            }
-                        }
-                    }
+                    1 if vectors > 2 => passes::<1, 4>(vectors, a, live, steps, start, sums),
+                    1 => passes::<1, 2>(vectors, a, live, steps, start, sums),
+                    2 if vectors > 2 => passes::<2, 4>(vectors, a, live, steps, start, sums),
+                    2 => passes::<2, 2>(vectors, a, live, steps, start, sums),
+                    3 => passes::<3, 2>(vectors, a, live, steps, start, sums),
+                    4 => passes::<4, 2>(vectors, a, live, steps, start, sums),
+                    5 => passes::<5, 2>(vectors, a, live, steps, start, sums),
+                    6 => passes::<6, 1>(vectors, a, live, steps, start, sums),
+                    7 => passes::<7, 1>(vectors, a, live, steps, start, sums),
+                    8 => passes::<8, 1>(vectors, a, live, steps, start, sums),
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            }
+
+            /// The whole tile, `R` rows by `V` vectors of 8 columns at a time.
+            #[target_feature(enable = "avx2,fma")]
+            fn passes<const R: usize, const V: usize>(
+                vectors: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                start: &[i32; PANEL],
+                sums: &mut Sums,
+            ) {
+                for first in (0..vectors).step_by(V) {
+                    dot::<R, V>(first, a, live, steps, start, sums);
                 }
             }
 
@@ -146,7 +159,11 @@ fn tame_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
         1 => excess_of::<1>(a, excess, sums),
         2 => excess_of::<2>(a, excess, sums),
         3 => excess_of::<3>(a, excess, sums),
-        _ => excess_of::<4>(a, excess, sums),
+        4 => excess_of::<4>(a, excess, sums),
+        5 => excess_of::<5>(a, excess, sums),
+        6 => excess_of::<6>(a, excess, sums),
+        7 => excess_of::<7>(a, excess, sums),
+        _ => excess_of::<8>(a, excess, sums),
     }
 }
 
@@ -155,46 +172,72 @@ fn tame_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
 fn excess_of<const R: usize>(a: &[u32], excess: &[Excess], sums: &mut Sums) {
     let a = a.as_chunks::<R>().0;
     // The rows of a column side by side.
-    let mut columns = [[0; 4]; PANEL];
+    let mut columns = [[0; 8]; PANEL];
     for &Excess { step, column, weights } in excess {
         let step = &a[step as usize];
         let word = |i: usize| step.get(i).map_or(0, |&word| word as i32);
-        let four = _mm_setr_epi32(word(0), word(1), word(2), word(3));
-        // One of two weights is zero, so that a pair does not need more than 16 bits.
-        let pairs = _mm_maddubs_epi16(four, _mm_set1_epi32(i32::from_ne_bytes(weights.map(|w| w as u8))));
-        let terms = _mm_madd_epi16(pairs, _mm_set1_epi16(1));
+        let weights = i32::from_ne_bytes(weights.map(|w| w as u8));
         let column = &mut columns[column as usize];
-        store_128(column, _mm_add_epi32(load_128(column), terms));
+        // One of two weights is zero, so that a pair does not need more than 16 bits.
+        if R > 4 {
+            let eight =
+                _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+            let pairs = _mm256_maddubs_epi16(eight, _mm256_set1_epi32(weights));
+            let terms = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            store_eight(column, _mm256_add_epi32(load_eight(column), terms));
+        } else {
+            let column: &mut [i32; 4] = &mut column.as_chunks_mut().0[0];
+            let four = _mm_setr_epi32(word(0), word(1), word(2), word(3));
+            let pairs = _mm_maddubs_epi16(four, _mm_set1_epi32(weights));
+            let terms = _mm_madd_epi16(pairs, _mm_set1_epi16(1));
+            store_four(column, _mm_add_epi32(load_four(column), terms));
+        }
     }
-    for (j, four) in columns.as_chunks::<4>().0.iter().enumerate() {
-        let [a, b, c, d] = [load_128(&four[0]), load_128(&four[1]), load_128(&four[2]), load_128(&four[3])];
-        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-        let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-        let rows = [
-            _mm_unpacklo_epi64(ab, cd),
-            _mm_unpackhi_epi64(ab, cd),
-            _mm_unpacklo_epi64(more_ab, more_cd),
-            _mm_unpackhi_epi64(more_ab, more_cd),
-        ];
-        for (sums, row) in sums[..R].iter_mut().zip(rows) {
-            let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[j];
-            store_128(sums, _mm_add_epi32(load_128(sums), row));
+    for (j, columns) in columns.as_chunks::<4>().0.iter().enumerate() {
+        for half in 0..R.div_ceil(4) {
+            let [a, b, c, d] = columns.each_ref().map(|rows| load_four(&rows.as_chunks().0[half]));
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            let rows = [
+                _mm_unpacklo_epi64(ab, cd),
+                _mm_unpackhi_epi64(ab, cd),
+                _mm_unpacklo_epi64(more_ab, more_cd),
+                _mm_unpackhi_epi64(more_ab, more_cd),
+            ];
+            for (sums, row) in sums[..R][4 * half..].iter_mut().zip(rows) {
+                let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[j];
+                store_four(sums, _mm_add_epi32(load_four(sums), row));
+            }
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_128(values: &[i32; 4]) -> __m128i {
+fn load_four(values: &[i32; 4]) -> __m128i {
     // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
     unsafe { _mm_loadu_si128(values.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_128(values: &mut [i32; 4], vector: __m128i) {
+fn store_four(values: &mut [i32; 4], vector: __m128i) {
     // SAFETY: the exclusive reference covers the 16 bytes, and the store asks for no alignment.
     unsafe { _mm_storeu_si128(values.as_mut_ptr().cast(), vector) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_eight(values: &[i32; 8]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_eight(values: &mut [i32; 8], vector: __m256i) {
+    // SAFETY: the exclusive reference covers the 32 bytes, and the store asks for no alignment.
+    unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), vector) }
 }
 
 /// Weights that are not tame.
@@ -332,15 +375,11 @@ fn load_i4_256(step: &Step4, v: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load_256(values: &[i32; PANEL], v: usize) -> __m256i {
-    let part: &[i32; 8] = &values.as_chunks().0[v];
-    // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
-    unsafe { _mm256_loadu_si256(part.as_ptr().cast()) }
+    load_eight(&values.as_chunks().0[v])
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
 fn store_256(values: &mut [i32; PANEL], v: usize, vector: __m256i) {
-    let part: &mut [i32; 8] = &mut values.as_chunks_mut().0[v];
-    // SAFETY: the exclusive reference covers the 32 bytes, and the store asks for no alignment.
-    unsafe { _mm256_storeu_si256(part.as_mut_ptr().cast(), vector) }
+    store_eight(&mut values.as_chunks_mut().0[v], vector);
 }
