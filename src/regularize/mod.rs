@@ -10,6 +10,7 @@
 
 mod dropout;
 mod gaussian_noise;
+mod kept;
 mod penalty;
 mod philox;
 
