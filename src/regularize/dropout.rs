@@ -246,7 +246,7 @@ impl TryFrom<Raw> for Dropout {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kept::{bits, draws};
+    use super::super::kept::draws;
     use super::*;
     use ndarray::{Array1, array};
     use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
