@@ -7,7 +7,7 @@ use super::Isa;
 use super::live::{Live, Skip};
 use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
-use super::panels::{Step, pack_panel};
+use super::panels::{Step, Strips, pack_panel};
 use super::real::Real;
 use super::tail::{Fused, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
@@ -16,7 +16,7 @@ use super::tiles::{MAX_ROWS, PANEL, Tiles};
 const BLOCK_BYTES: usize = 512 * 1024;
 
 /// Part of a panel, where processors with a small second-level cache take the terms of a sum in several parts.
-const PART_BYTES: usize = 64 * 1024;
+const PART_BYTES: usize = 128 * 1024;
 
 /// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
 const NEAR_BYTES: usize = 192 * 1024;
@@ -137,12 +137,11 @@ pub(super) enum Steps<'s, F> {
 /// A panel as a tile reads it.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'p, F> {
-    /// `[k][32]`.
-    pub(super) steps: &'p [Step<F>],
+    pub(super) strips: Strips<'p, F>,
     /// The `k` that matter, if not all do.
     pub(super) live: Option<&'p [u32]>,
-    /// What will be read next, as long as `steps`.
-    pub(super) next: &'p [Step<F>],
+    /// What will be read next, as many terms.
+    pub(super) next: Strips<'p, F>,
     /// Whether sums go on from what they hold; they begin with zero otherwise.
     pub(super) resume: bool,
 }
@@ -166,23 +165,25 @@ impl<F: Real> Job<'_, '_, F> {
         let (terms, resume) = (self.terms.clone(), self.resume);
         let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
         for panel in 0..columns.div_ceil(PANEL) {
-            let mut next: &[Step<F>] = &[];
-            let steps: &[Step<F>] = match self.steps {
+            let mut next = None;
+            let strips = match self.steps {
                 Steps::Packed(all) => {
-                    let at = panel * self.depth + terms.start;
+                    let of =
+                        |panel: usize| Strips::new(&all[panel * self.depth..][..self.depth], terms.clone());
                     if near && panel + 1 < columns.div_ceil(PANEL) {
-                        next = &all[at + self.depth..][..terms.len()];
+                        next = Some(of(panel + 1));
                     }
-                    &all[at..][..terms.len()]
+                    of(panel)
                 }
                 Steps::Loose(weights, memory) => {
                     let memory = &mut memory[..terms.len()];
                     pack_panel(self.isa, weights.column_range(terms.start, terms.len()), panel, memory);
+                    let strips = Strips::new(memory, 0..terms.len());
                     if self.skip == Skip::Panels {
                         self.live.clear();
-                        self.live.add_steps(memory);
+                        self.live.add_panel(strips);
                     }
-                    memory
+                    strips
                 }
             };
             let at = panel * PANEL;
@@ -193,7 +194,7 @@ impl<F: Real> Job<'_, '_, F> {
             };
             let tiles = Tiles::new(self.count, self.tile_rows);
             for (index, rows) in tiles.enumerate() {
-                let next = if rows.end == self.count && !next.is_empty() { next } else { steps };
+                let next = next.filter(|_| rows.end == self.count).unwrap_or(strips);
                 let a = &self.packed[rows.start * terms.len()..rows.end * terms.len()];
                 let live = match self.skip {
                     Skip::Rows => self.live.get(index),
@@ -204,7 +205,7 @@ impl<F: Real> Job<'_, '_, F> {
                         *sums = padded(&self.y.row_mut(self.first + rows.start + i)[at..at + used]);
                     }
                 }
-                tile(rows.len(), used, a, Panel { steps, live, next, resume }, self.sums);
+                tile(rows.len(), used, a, Panel { strips, live, next, resume }, self.sums);
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
                     let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);

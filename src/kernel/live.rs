@@ -2,7 +2,9 @@
 
 use super::Isa;
 use super::elementwise::{Work, with};
-use super::panels::Step;
+use super::panels::Strips;
+use super::real::Real;
+use super::tiles::PANEL;
 
 /// Where zeros are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,17 +69,17 @@ impl Live {
                 let Self(live, tile, width) = self;
                 // One row; the widths of whole tiles on each instruction set, and those of 32, 64, 128 and 256 rows.
                 match width {
-                    1 => live.find(tile.as_chunks::<1>().0.iter()),
-                    4 => live.find(tile.as_chunks::<4>().0.iter()),
-                    5 => live.find(tile.as_chunks::<5>().0.iter()),
-                    6 => live.find(tile.as_chunks::<6>().0.iter()),
-                    7 => live.find(tile.as_chunks::<7>().0.iter()),
-                    8 => live.find(tile.as_chunks::<8>().0.iter()),
-                    10 => live.find(tile.as_chunks::<10>().0.iter()),
-                    11 => live.find(tile.as_chunks::<11>().0.iter()),
-                    12 => live.find(tile.as_chunks::<12>().0.iter()),
-                    13 => live.find(tile.as_chunks::<13>().0.iter()),
-                    14 => live.find(tile.as_chunks::<14>().0.iter()),
+                    1 => live.find_tile::<F, 1>(tile),
+                    4 => live.find_tile::<F, 4>(tile),
+                    5 => live.find_tile::<F, 5>(tile),
+                    6 => live.find_tile::<F, 6>(tile),
+                    7 => live.find_tile::<F, 7>(tile),
+                    8 => live.find_tile::<F, 8>(tile),
+                    10 => live.find_tile::<F, 10>(tile),
+                    11 => live.find_tile::<F, 11>(tile),
+                    12 => live.find_tile::<F, 12>(tile),
+                    13 => live.find_tile::<F, 13>(tile),
+                    14 => live.find_tile::<F, 14>(tile),
                     _ => live.lists.push(None),
                 }
             }
@@ -88,29 +90,43 @@ impl Live {
 
     /// Adds the list of a panel.
     #[inline(always)]
-    pub(super) fn add_steps<F: Element>(&mut self, steps: &[Step<F>]) {
-        self.find(steps.iter().map(|step| &step.0));
+    pub(super) fn add_panel<F: Real>(&mut self, panel: Strips<'_, F>) {
+        self.find::<F>(panel.count(), |k| {
+            let mut any = false;
+            for s in 0..PANEL / F::LINE {
+                for &x in &panel.strip(s)[k * F::LINE..][..F::LINE] {
+                    any |= x != F::default();
+                }
+            }
+            any
+        });
     }
 
     #[inline(always)]
-    fn find<'a, F: Element + 'a, const N: usize>(
-        &mut self,
-        chunks: impl ExactSizeIterator<Item = &'a [F; N]>,
-    ) {
-        let (first, length) = (self.positions.len(), chunks.len());
+    fn find_tile<F: Element, const N: usize>(&mut self, tile: &[F]) {
+        let chunks = tile.as_chunks::<N>().0;
+        self.find::<F>(chunks.len(), |k| {
+            let mut any = false;
+            for &x in &chunks[k] {
+                any |= x != F::default();
+            }
+            any
+        });
+    }
+
+    /// Lists those of so many `k` that have `any`.
+    #[inline(always)]
+    fn find<F: Element>(&mut self, length: usize, any: impl Fn(usize) -> bool) {
+        let first = self.positions.len();
         self.positions.resize(first + length, 0);
         let (positions, mut found) = (&mut self.positions[first..], 0);
-        for (k, chunk) in chunks.enumerate() {
+        for k in 0..length {
             if k == TRIAL / F::CODES && found == k {
                 found = length;
                 break;
             }
-            let mut any = false;
-            for &x in chunk {
-                any |= x != F::default();
-            }
             positions[found] = k as u32;
-            found += usize::from(any);
+            found += usize::from(any(k));
         }
         // A list costs a little; it has to leave out enough.
         let worth = found <= length - length / 8 && found < length;

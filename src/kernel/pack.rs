@@ -17,16 +17,18 @@ macro_rules! plain {
             fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2(cpu) if from.rows() > 2 => {
-                        let done = cpu.$pack(Rows::of(from), from.rows(), bits::<_, $bits>(into), width);
-                        let rest = from.column_range(done, from.columns() - done);
-                        one_by_one(rest, &mut into[done * width..], width);
+                    Isa::Avx2(cpu) if !(from.rows() == width && width < 8) => {
+                        let (rows, done) = cpu.$pack(Rows::of(from), from.rows(), bits::<_, $bits>(into), width);
+                        let below = from.row_range(rows, from.rows() - rows);
+                        one_by_one(below, &mut into[rows..], width);
+                        let right = from.row_range(0, rows).column_range(done, from.columns() - done);
+                        one_by_one(right, &mut into[done * width..], width);
                     }
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) if from.rows() > 4 => {
                         cpu.$pack(Rows::of(from), from.rows(), $($flip,)? bits::<_, $bits>(into), width);
                     }
-                    _ => one_by_one(from, into, width),
+                    _ => few_rows(from, into, width),
                 }
             }
         }
@@ -95,16 +97,15 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, wide:
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(cpu) if wide => cpu.pack_wide(codes, inputs, flip, packed.as_chunks_mut().0),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) if codes.len() > inputs => {
-            let rows = codes.len() / inputs;
-            let done =
-                cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, rows, packed, rows);
+        Isa::Avx2(cpu) if codes.len() == 8 * inputs => {
+            let (_, done) =
+                cpu.pack_words(Rows { data: codes, stride: inputs, length: inputs }, 8, packed, 8);
             if flip != 0 {
-                packed[..done * rows].iter_mut().for_each(|word| *word ^= flip);
+                packed[..done * 8].iter_mut().for_each(|word| *word ^= flip);
             }
             for (i, row) in codes.chunks_exact(inputs).enumerate() {
                 if 4 * done < inputs {
-                    let places = packed[done * rows + i..].iter_mut().step_by(rows);
+                    let places = packed[done * 8 + i..].iter_mut().step_by(8);
                     scalar::int8::put(&row[4 * done..], flip, places);
                 }
             }
@@ -151,6 +152,28 @@ fn one_by_one<T: Copy>(from: Matrix<'_, T>, into: &mut [T], width: usize) {
         for (into, &x) in into[i..].iter_mut().step_by(width).zip(from.row(i)) {
             *into = x;
         }
+    }
+}
+
+/// The definition for tiles of few rows, all of them at once.
+fn few_rows<T: Copy>(from: Matrix<'_, T>, into: &mut [T], width: usize) {
+    fn interleave<T: Copy, const R: usize>(from: Matrix<'_, T>, into: &mut [T]) {
+        let into = into.as_chunks_mut::<R>().0;
+        let rows: [&[T]; R] = std::array::from_fn(|i| &from.row_range(i, 1).data()[..into.len()]);
+        for (k, into) in into.iter_mut().enumerate() {
+            for (into, row) in into.iter_mut().zip(rows) {
+                *into = row[k];
+            }
+        }
+    }
+    match (from.rows() == width, width) {
+        (true, 2) => interleave::<T, 2>(from, into),
+        (true, 3) => interleave::<T, 3>(from, into),
+        (true, 4) => interleave::<T, 4>(from, into),
+        (true, 5) => interleave::<T, 5>(from, into),
+        (true, 6) => interleave::<T, 6>(from, into),
+        (true, 7) => interleave::<T, 7>(from, into),
+        _ => one_by_one(from, into, width),
     }
 }
 

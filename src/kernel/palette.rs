@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::Isa;
 use super::elementwise::{Work, with};
 use super::matrix::{Matrix, MatrixMut};
-use super::panels::{PackedReal, Step};
+use super::panels::{PackedReal, Step, numbers_mut};
 use super::product::{ScratchReal, multiply};
 use super::real::Real;
 use super::tail::Fused;
@@ -317,7 +317,7 @@ pub fn multiply_palette<F: PaletteReal>(
         let (count, columns) = (last - first, column(first)..column(last));
         unpacked.steps.resize(unpacked.steps.len().max(count * inputs), Step([F::default(); PANEL]));
         for (panel, steps) in (first..last).zip(unpacked.steps.chunks_exact_mut(inputs.max(1))) {
-            F::unpack(isa, weights, panel, Unpacked(steps));
+            F::unpack(isa, weights, panel, Unpacked(numbers_mut(steps)));
         }
         (unpacked.outputs, unpacked.inputs) = (columns.len(), inputs);
         let (out, rest) = y.split_columns(columns.len());
@@ -327,8 +327,8 @@ pub fn multiply_palette<F: PaletteReal>(
     }
 }
 
-/// Where the numbers of a panel go, one step for each input.
-pub struct Unpacked<'a, F>(&'a mut [Step<F>]);
+/// Where the numbers of a panel go, as [`PackedReal`] has them.
+pub struct Unpacked<'a, F>(&'a mut [F]);
 
 /// Rows to be multiplied by some panels.
 pub struct Job<'j, 's, F> {
@@ -411,21 +411,21 @@ impl<F: PaletteReal> Work for Plain<'_, '_, F> {
 }
 
 /// The numbers of a panel, one code after the other.
-struct Unpack<'a, F>(&'a PackedPalette<F>, usize, &'a mut [Step<F>]);
+struct Unpack<'a, F>(&'a PackedPalette<F>, usize, &'a mut [F]);
 
 impl<F: PaletteReal> Work for Unpack<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self(weights, panel, steps) = self;
+        let Self(weights, panel, numbers) = self;
         let (bits, last) = (weights.bits(), weights.table.len() as u32 - 1);
-        for half in 0..2 {
-            let words = weights.strip(2 * panel + half);
-            for (word, steps) in words.iter().zip(steps.chunks_mut(weights.each())) {
-                for (i, step) in steps.iter_mut().enumerate() {
-                    let numbers = &mut step.0[half * STRIP..(half + 1) * STRIP];
-                    for (number, &codes) in numbers.iter_mut().zip(&word.0) {
+        for (s, strip) in numbers.chunks_exact_mut((F::LINE * weights.inputs).max(1)).enumerate() {
+            // Sixteen columns have one or two strips of numbers.
+            let (words, at) = (weights.strip(2 * panel + s * F::LINE / STRIP), s * F::LINE % STRIP);
+            for (word, lines) in words.iter().zip(strip.chunks_mut(weights.each() * F::LINE)) {
+                for (i, line) in lines.chunks_exact_mut(F::LINE).enumerate() {
+                    for (number, &codes) in line.iter_mut().zip(&word.0[at..]) {
                         *number = weights.table[(codes >> (bits * i as u32) & last) as usize];
                     }
                 }

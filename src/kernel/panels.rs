@@ -1,4 +1,10 @@
-//! Real weights packed for the product: panels of 32 columns, `[panel][k][32]`, zero padded.
+//! Real weights packed for the product: panels of 32 columns in strips, `[panel][strip][k][16]` in `f32`, `[panel][strip][k][8]`
+//! in `f64`, zero padded.
+//!
+//! An input of a strip is one cache line, and a strip is read from beginning to end: a pass that takes few columns at a time uses
+//! whatever the processor fetches for it.
+
+use std::ops::Range;
 
 use super::Isa;
 use super::matrix::Matrix;
@@ -7,10 +13,40 @@ use super::pages::filled;
 use super::real::Real;
 use super::tiles::PANEL;
 
-/// One input of 32 columns, on cache lines of its own.
+/// Memory for one input of 32 columns, on whole cache lines.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Step<F>(pub(super) [F; PANEL]);
+
+/// Some terms of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'p, F> {
+    numbers: &'p [F],
+    /// Terms of the panel; of these, `count` from `first` on.
+    depth: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<'p, F: Real> Strips<'p, F> {
+    /// These `terms` of a panel that has one step for each of its own.
+    pub(super) fn new(panel: &'p [Step<F>], terms: Range<usize>) -> Self {
+        assert!(terms.start <= terms.end && terms.end <= panel.len(), "terms {terms:?} of {}", panel.len());
+        Self { numbers: numbers(panel), depth: panel.len(), first: terms.start, count: terms.len() }
+    }
+
+    /// How many terms.
+    #[inline(always)]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The columns `LINE * s ..` of each term.
+    #[inline(always)]
+    pub(super) fn strip(&self, s: usize) -> &'p [F] {
+        &self.numbers[F::LINE * (s * self.depth + self.first)..][..F::LINE * self.count]
+    }
+}
 
 /// Weights packed for the product.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +72,11 @@ impl<F: Real> PackedReal<F> {
     pub fn weights(&self) -> Vec<F> {
         let mut all = vec![F::default(); self.outputs * self.inputs];
         for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
-            let steps = &self.steps[j / PANEL * self.inputs..][..self.inputs];
-            row.iter_mut().zip(steps).for_each(|(w, step)| *w = step.0[j % PANEL]);
+            let panel = &self.steps[j / PANEL * self.inputs..][..self.inputs];
+            let strip = Strips::new(panel, 0..self.inputs).strip(j % PANEL / F::LINE);
+            row.iter_mut()
+                .zip(strip[j % F::LINE..].iter().step_by(F::LINE))
+                .for_each(|(w, &number)| *w = number);
         }
         all
     }
@@ -63,14 +102,30 @@ impl<F: Real> PackedReal<F> {
     }
 }
 
-/// The outputs `32 * panel ..` of weights `[outputs, k]` to `[k][32]`, zero padded.
+/// The outputs `32 * panel ..` of weights `[outputs, k]` to a panel, zero padded.
 pub(super) fn pack_panel<F: Real>(isa: Isa, weights: Matrix<'_, F>, panel: usize, steps: &mut [Step<F>]) {
-    let first = panel * PANEL;
-    let used = PANEL.min(weights.rows() - first);
-    if used < PANEL {
-        steps.iter_mut().for_each(|step| step.0[used..].fill(F::default()));
+    let strip = F::LINE * weights.columns();
+    if strip == 0 {
+        return;
     }
+    for (s, into) in numbers_mut(steps).chunks_exact_mut(strip).enumerate() {
+        let first = (panel * PANEL + s * F::LINE).min(weights.rows());
+        let used = F::LINE.min(weights.rows() - first);
+        if used < F::LINE {
+            into.fill(F::default());
+        }
+        pack(isa, weights.row_range(first, used), into, F::LINE);
+    }
+}
+
+/// What the memory holds.
+pub(super) fn numbers<F: Real>(steps: &[Step<F>]) -> &[F] {
     // SAFETY: a `Step` is `PANEL` numbers without padding: 128 or 256 bytes, a multiple of its alignment.
-    let into = unsafe { std::slice::from_raw_parts_mut(steps.as_mut_ptr().cast::<F>(), steps.len() * PANEL) };
-    pack(isa, weights.row_range(first, used), into, PANEL);
+    unsafe { std::slice::from_raw_parts(steps.as_ptr().cast(), steps.len() * PANEL) }
+}
+
+/// The same, to be written.
+pub(super) fn numbers_mut<F: Real>(steps: &mut [Step<F>]) -> &mut [F] {
+    // SAFETY: as for `numbers`, and the memory is borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(steps.as_mut_ptr().cast(), steps.len() * PANEL) }
 }

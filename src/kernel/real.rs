@@ -22,6 +22,10 @@ pub trait Real:
     #[doc(hidden)]
     const NEG_INFINITY: Self;
 
+    /// How many lie on a cache line.
+    #[doc(hidden)]
+    const LINE: usize = 64 / size_of::<Self>();
+
     /// The nearest value of this type.
     #[doc(hidden)]
     fn of_i32(x: i32) -> Self;

@@ -3,12 +3,8 @@
 
 use super::{DotProd, Neon};
 use crate::kernel::block::{Job, Panel, Sums};
-use crate::kernel::panels::Step;
 use crate::kernel::real::Real;
 use crate::kernel::tiles::PANEL;
-
-/// Columns for which a pass over the panel keeps sums.
-const PASS: usize = 16;
 
 macro_rules! products {
     ($cpu:ident) => {
@@ -24,55 +20,51 @@ macro_rules! products {
 products!(Neon);
 products!(DotProd);
 
-fn tile<F: Real>(
-    rows: usize,
-    columns: usize,
-    a: &[F],
-    Panel { steps, live, resume, .. }: Panel<'_, F>,
-    sums: &mut Sums<F>,
-) {
-    if !resume {
+fn tile<F: Real>(rows: usize, columns: usize, a: &[F], panel: Panel<'_, F>, sums: &mut Sums<F>) {
+    if !panel.resume {
         sums[..rows].fill([F::default(); PANEL]);
     }
-    for first in (0..columns).step_by(PASS) {
-        match rows {
-            1 => dot::<F, 1>(a, steps, live, first, sums),
-            2 => dot::<F, 2>(a, steps, live, first, sums),
-            3 => dot::<F, 3>(a, steps, live, first, sums),
-            4 => dot::<F, 4>(a, steps, live, first, sums),
+    // A strip at a time: sixteen columns of `f32`, eight of `f64`.
+    for s in 0..columns.div_ceil(F::LINE) {
+        match (rows, F::LINE) {
+            (1, 16) => dot::<F, 1, 16>(a, panel, s, sums),
+            (2, 16) => dot::<F, 2, 16>(a, panel, s, sums),
+            (3, 16) => dot::<F, 3, 16>(a, panel, s, sums),
+            (4, 16) => dot::<F, 4, 16>(a, panel, s, sums),
+            (1, 8) => dot::<F, 1, 8>(a, panel, s, sums),
+            (2, 8) => dot::<F, 2, 8>(a, panel, s, sums),
+            (3, 8) => dot::<F, 3, 8>(a, panel, s, sums),
+            (4, 8) => dot::<F, 4, 8>(a, panel, s, sums),
             _ => unreachable!("a tile of {rows} rows"),
         }
     }
 }
 
-/// `R` rows by `PASS` columns, from column `first` on.
-fn dot<F: Real, const R: usize>(
+/// `R` rows by strip `s`, `L` columns.
+fn dot<F: Real, const R: usize, const L: usize>(
     a: &[F],
-    steps: &[Step<F>],
-    live: Option<&[u32]>,
-    first: usize,
+    Panel { strips, live, .. }: Panel<'_, F>,
+    s: usize,
     sums: &mut Sums<F>,
 ) {
-    let a = a.as_chunks::<R>().0;
+    let (a, strip) = (a.as_chunks::<R>().0, strips.strip(s).as_chunks::<L>().0);
     match live {
-        None => chain(a.iter().zip(steps), first, sums),
-        Some(live) => chain(live.iter().map(|&k| (&a[k as usize], &steps[k as usize])), first, sums),
+        None => chain(a.iter().zip(strip), s, sums),
+        Some(live) => chain(live.iter().map(|&k| (&a[k as usize], &strip[k as usize])), s, sums),
     }
 }
 
 /// Adds these terms to the sums, in this order.
-fn chain<'a, F: Real, const R: usize>(
-    terms: impl Iterator<Item = (&'a [F; R], &'a Step<F>)>,
-    first: usize,
+fn chain<'a, F: Real, const R: usize, const L: usize>(
+    terms: impl Iterator<Item = (&'a [F; R], &'a [F; L])>,
+    s: usize,
     sums: &mut Sums<F>,
 ) {
-    assert!(first + PASS <= PANEL);
-    let mut all = [[F::default(); PASS]; R];
+    let mut all = [[F::default(); L]; R];
     for (all, sums) in all.iter_mut().zip(&*sums) {
-        all.copy_from_slice(&sums[first..first + PASS]);
+        *all = sums.as_chunks().0[s];
     }
-    for (a, step) in terms {
-        let w: &[F; PASS] = &step.0.as_chunks().0[first / PASS];
+    for (a, w) in terms {
         for (sums, &a) in all.iter_mut().zip(a) {
             for (sum, &w) in sums.iter_mut().zip(w) {
                 *sum = a.fused(w, *sum);
@@ -80,6 +72,6 @@ fn chain<'a, F: Real, const R: usize>(
         }
     }
     for (sums, all) in sums.iter_mut().zip(all) {
-        sums[first..first + PASS].copy_from_slice(&all);
+        sums.as_chunks_mut().0[s] = all;
     }
 }

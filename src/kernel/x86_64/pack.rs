@@ -2,6 +2,7 @@
 //! many on AVX2, and for AVX2 codes widened to 16 bits.
 
 use std::arch::x86_64::*;
+use std::array;
 
 use super::{Avx2, Avx512};
 use crate::kernel::pack::Rows;
@@ -174,50 +175,36 @@ fn store_double_words(words: &mut [u64], vector: __m512i) {
 
 /// Whole vectors of words or of double words, `$lanes` rows at a time.
 macro_rules! transpose {
-    ($name:ident, $t:ty, $lanes:literal, $vector:ty, $load:ident, $store:ident, $zero:ident, $transpose:ident) => {
+    ($name:ident, $t:ty, $lanes:literal, $load:ident, $store:ident, $transpose:ident) => {
         impl Avx2 {
-            /// `into[k * width + i]` = element `k` of row `i`, for as many `k` as fill whole vectors; returns how many.
+            /// `into[k * width + i]` = element `k` of row `i`, for as many rows and `k` as fill whole vectors; returns how many of each.
             pub(in crate::kernel) fn $name(
                 self,
                 from: Rows<'_>,
                 rows: usize,
                 into: &mut [$t],
                 width: usize,
-            ) -> usize {
+            ) -> (usize, usize) {
                 #[target_feature(enable = "avx2,fma")]
-                fn run(from: Rows<'_>, rows: usize, into: &mut [$t], width: usize) -> usize {
+                fn run(from: Rows<'_>, rows: usize, into: &mut [$t], width: usize) -> (usize, usize) {
                     const BYTES: usize = $lanes * size_of::<$t>();
-                    let whole = from.length / BYTES;
-                    for at in 0..whole {
-                        // The last rows first: what is written behind them belongs to the first rows of the next `k`.
-                        for first in (0..rows).step_by($lanes).rev() {
-                            let count = (rows - first).min($lanes);
-                            let mut block = [$zero(); $lanes];
-                            for (i, row) in block.iter_mut().enumerate() {
-                                // Rows that do not exist repeat the last.
-                                let row_bytes = &from.data[(first + i.min(count - 1)) * from.stride..];
-                                let bytes: &[u8] = &row_bytes[at * BYTES..][..BYTES];
-                                // SAFETY: the slice covers the vector, and the load asks for no alignment.
-                                *row = unsafe { $load(bytes.as_ptr().cast()) };
-                            }
-                            for (k, column) in $transpose(block).into_iter().enumerate() {
-                                let into = &mut into[(at * $lanes + k) * width + first..];
-                                match into.first_chunk_mut::<$lanes>() {
-                                    Some(all) if count == $lanes || rows == width => {
-                                        // SAFETY: the exclusive reference covers the vector; no alignment is asked for.
-                                        unsafe { $store(all.as_mut_ptr().cast(), column) };
-                                    }
-                                    _ => {
-                                        let mut all = [<$t>::default(); $lanes];
-                                        // SAFETY: as above.
-                                        unsafe { $store(all.as_mut_ptr().cast(), column) };
-                                        into[..count].copy_from_slice(&all[..count]);
-                                    }
-                                }
+                    let (groups, whole) = (rows / $lanes, from.length / BYTES);
+                    for first in (0..groups * $lanes).step_by($lanes) {
+                        let rows: [&[[u8; BYTES]]; $lanes] = array::from_fn(|i| {
+                            let row = &from.data[(first + i) * from.stride..][..from.length];
+                            &row.as_chunks().0[..whole]
+                        });
+                        for (at, into) in into.chunks_exact_mut(width * $lanes).take(whole).enumerate() {
+                            // SAFETY: the reference covers the vector, and the load asks for no alignment.
+                            let block = rows.map(|row| unsafe { $load(row[at].as_ptr().cast()) });
+                            for (into, column) in into.chunks_exact_mut(width).zip($transpose(block)) {
+                                let into: &mut [$t] = &mut into[first..first + $lanes];
+                                // SAFETY: the exclusive reference covers the vector; no alignment is asked for.
+                                unsafe { $store(into.as_mut_ptr().cast(), column) };
                             }
                         }
                     }
-                    whole * $lanes
+                    (groups * $lanes, whole * $lanes)
                 }
 
                 // SAFETY: `self` proves the instructions.
@@ -227,17 +214,8 @@ macro_rules! transpose {
     };
 }
 
-transpose!(pack_words, u32, 8, __m256, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_setzero_ps, transpose_eight);
-transpose!(
-    pack_double_words,
-    u64,
-    4,
-    __m256d,
-    _mm256_loadu_pd,
-    _mm256_storeu_pd,
-    _mm256_setzero_pd,
-    transpose_four
-);
+transpose!(pack_words, u32, 8, _mm256_loadu_ps, _mm256_storeu_ps, transpose_eight);
+transpose!(pack_double_words, u64, 4, _mm256_loadu_pd, _mm256_storeu_pd, transpose_four);
 
 /// `result[k]` lane `i` is `rows[i]` lane `k`.
 #[inline]

@@ -6,7 +6,6 @@ use std::array;
 
 use super::{Avx2, Avx512};
 use crate::kernel::palette::{Job, PackedPalette, STRIP, Sums, Word};
-use crate::kernel::panels::Step;
 
 /// One set of instructions. Up to so many `$values` are a table of `$n` vectors, looked up by `$k` codes in a word; so many
 /// `$rows` keep the sums of `$strips` strips in registers.
@@ -117,12 +116,12 @@ macro_rules! palette {
                 self,
                 weights: &PackedPalette<f32>,
                 panel: usize,
-                steps: &mut [Step<f32>],
+                numbers: &mut [f32],
             ) {
                 #[target_feature(enable = $features)]
-                fn run(weights: &PackedPalette<f32>, panel: usize, steps: &mut [Step<f32>]) {
+                fn run(weights: &PackedPalette<f32>, panel: usize, numbers: &mut [f32]) {
                     match weights.table().len() {
-                        $(..=$values => unpack::<$n, $k>(weights, panel, steps),)*
+                        $(..=$values => unpack::<$n, $k>(weights, panel, numbers),)*
                         _ => unreachable!("a table of more than 256 values"),
                     }
                 }
@@ -131,18 +130,16 @@ macro_rules! palette {
                 fn unpack<const N: usize, const K: usize>(
                     weights: &PackedPalette<f32>,
                     panel: usize,
-                    steps: &mut [Step<f32>],
+                    numbers: &mut [f32],
                 ) {
                     let values = weights.table.as_slice();
                     let table = table::<N>(values);
-                    let strips = weights.strip(2 * panel).iter().zip(weights.strip(2 * panel + 1));
-                    for ((a, b), steps) in strips.zip(steps.chunks_mut(K)) {
-                        let mut codes = [indices(a), indices(b)];
-                        for step in steps {
-                            let halves = step.0.as_chunks_mut::<STRIP>().0;
-                            for (half, codes) in halves.iter_mut().zip(&mut codes) {
-                                let vectors = half.as_chunks_mut::<$lanes>().0.iter_mut();
-                                for (to, code) in vectors.zip(codes) {
+                    for (s, strip) in numbers.as_chunks_mut::<STRIP>().0.chunks_mut(weights.inputs()).enumerate() {
+                        for (word, lines) in weights.strip(2 * panel + s).iter().zip(strip.chunks_mut(K)) {
+                            let mut codes = indices(word);
+                            for line in lines {
+                                let vectors = line.as_chunks_mut::<$lanes>().0.iter_mut();
+                                for (to, code) in vectors.zip(&mut codes) {
                                     let w = lookup::<N>(&table, values, *code);
                                     // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
                                     unsafe { $store(to.as_mut_ptr(), w) }
@@ -154,7 +151,7 @@ macro_rules! palette {
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { run(weights, panel, steps) }
+                unsafe { run(weights, panel, numbers) }
             }
         }
     };

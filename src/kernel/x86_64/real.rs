@@ -4,16 +4,18 @@ use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
 use crate::kernel::block::{Job, Panel, Sums};
-use crate::kernel::panels::Step;
+use crate::kernel::panels::Strips;
+use crate::kernel::real::Real;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
 const FEW: usize = 3;
 
-/// One element type on one instruction set. `[rows: vectors ..]` says how many vectors of columns a pass over
-/// the panel holds in registers for so many rows; the last list, how many a last pass may hold instead.
+/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time, weights fetched ahead or not.
+/// `[rows: vectors ..]` says how many vectors of columns a pass over the panel holds in registers for so many rows; the last list,
+/// how many a last pass may hold instead.
 macro_rules! product {
-    ($cpu:ident, $features:literal, $t:ty, $vector:ty, $lanes:literal, $run:ident,
+    ($cpu:ident, $features:literal, $t:ty, $vector:ty, $lanes:literal, $unroll:literal, $run:ident,
      $zero:ident, $set:ident, $fma:ident, $load:ident, $store:ident,
      [$($rows:literal: $vectors:literal),*], $last:tt) => {
         impl $cpu {
@@ -48,56 +50,83 @@ macro_rules! product {
                 #[target_feature(enable = $features)]
                 fn dot<const R: usize, const V: usize>(
                     a: &[$t],
-                    Panel { steps, live, next, resume }: Panel<'_, $t>,
+                    Panel { strips, live, next, resume }: Panel<'_, $t>,
                     first: usize,
                     sums: &mut Sums<$t>,
                 ) {
                     const { assert!(R <= MAX_ROWS) }
                     assert!(first + V <= PANEL / $lanes);
-                    let a = a.as_chunks::<R>().0;
+                    let (a, lines) = (a.as_chunks::<R>().0, strips_of::<V>(strips, first));
                     let mut all = [[$zero(); V]; R];
                     if resume {
                         for (all, sums) in all.iter_mut().zip(&*sums) {
                             for (v, sum) in all.iter_mut().enumerate() {
-                                *sum = load(sums, first + v);
+                                *sum = load(&sums.as_chunks().0[first + v]);
                             }
                         }
                     }
                     // Loops, not iterators: a closure that is not inlined has all sums stored and loaded around it.
                     match live {
                         None => {
-                            for ((a, step), next) in a.iter().zip(steps).zip(next) {
-                                if R > FEW {
-                                    fetch::<V>(next, first);
+                            let (blocks, rest) = a.as_chunks::<UNROLL>();
+                            let line_blocks = lines.map(|lines| &lines.as_chunks::<UNROLL>().0[..blocks.len()]);
+                            let next = strips_of::<V>(next, first).map(|next| &next[..blocks.len()]);
+                            for (b, a) in blocks.iter().enumerate() {
+                                let lines = line_blocks.map(|lines| &lines[b]);
+                                for (k, a) in a.iter().enumerate() {
+                                    if FETCH && R > FEW {
+                                        fetch(&next, b);
+                                    }
+                                    add(&mut all, a, lines.map(|lines| &lines[k]));
                                 }
-                                add(&mut all, a, step, first);
+                            }
+                            for (k, a) in rest.iter().enumerate() {
+                                add(&mut all, a, lines.map(|lines| &lines[blocks.len() * UNROLL + k]));
                             }
                         }
                         Some(live) => {
                             for &k in live {
-                                add(&mut all, &a[k as usize], &steps[k as usize], first);
+                                add(&mut all, &a[k as usize], lines.map(|lines| &lines[k as usize]));
                             }
                         }
                     }
                     for (sums, all) in sums.iter_mut().zip(all) {
                         for (v, sum) in all.into_iter().enumerate() {
-                            store(sums, first + v, sum);
+                            store(&mut sums.as_chunks_mut().0[first + v], sum);
                         }
                     }
                 }
 
+                const UNROLL: usize = $unroll;
+                const FETCH: bool = $unroll == 1;
+
+                /// Numbers and vectors on a cache line.
+                const LINE: usize = <$t as Real>::LINE;
+                const EACH: usize = 64 / size_of::<$vector>();
+
+                /// The strips of the vectors from `first` on, which is the first of its strip.
+                #[inline]
+                #[target_feature(enable = $features)]
+                fn strips_of<const V: usize>(strips: Strips<'_, $t>, first: usize) -> [&[[$t; LINE]]; V] {
+                    let mut all: [&[[$t; LINE]]; V] = [&[]; V];
+                    for (v, lines) in all.iter_mut().enumerate() {
+                        *lines = &strips.strip(first / EACH + v / EACH).as_chunks().0[..strips.count()];
+                    }
+                    all
+                }
+
                 /// One more term of each sum.
                 #[inline]
+                #[allow(clippy::modulo_one, reason = "some lines are one vector")]
                 #[target_feature(enable = $features)]
                 fn add<const R: usize, const V: usize>(
                     all: &mut [[$vector; V]; R],
                     a: &[$t; R],
-                    step: &Step<$t>,
-                    first: usize,
+                    lines: [&[$t; LINE]; V],
                 ) {
                     let mut w = [$zero(); V];
                     for (v, w) in w.iter_mut().enumerate() {
-                        *w = load(&step.0, first + v);
+                        *w = load(&lines[v].as_chunks().0[v % EACH]);
                     }
                     for (sums, &a) in all.iter_mut().zip(a) {
                         let a = $set(a);
@@ -110,27 +139,24 @@ macro_rules! product {
                 /// Brings the columns of this pass near, for a tile to come.
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn fetch<const V: usize>(step: &Step<$t>, first: usize) {
-                    const BYTES: usize = size_of::<$vector>();
-                    for at in (BYTES * first..BYTES * (first + V)).step_by(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(step).cast::<i8>().wrapping_add(at));
+                fn fetch<const V: usize>(lines: &[&[[$t; LINE]]; V], k: usize) {
+                    for line in lines.iter().step_by(EACH) {
+                        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(&line[k]).cast());
                     }
                 }
 
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn load(values: &[$t; PANEL], v: usize) -> $vector {
-                    let part: &[$t; $lanes] = &values.as_chunks().0[v];
+                fn load(values: &[$t; $lanes]) -> $vector {
                     // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
-                    unsafe { $load(part.as_ptr()) }
+                    unsafe { $load(values.as_ptr()) }
                 }
 
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn store(values: &mut [$t; PANEL], v: usize, vector: $vector) {
-                    let part: &mut [$t; $lanes] = &mut values.as_chunks_mut().0[v];
+                fn store(values: &mut [$t; $lanes], vector: $vector) {
                     // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
-                    unsafe { $store(part.as_mut_ptr(), vector) }
+                    unsafe { $store(values.as_mut_ptr(), vector) }
                 }
 
                 // SAFETY: `self` proves the instructions.
@@ -147,20 +173,20 @@ macro_rules! product {
 }
 
 product!(
-    Avx2, "avx2,fma", f32, __m256, 8, run_f32, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps,
+    Avx2, "avx2,fma", f32, __m256, 8, 4, run_f32, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_storeu_ps, [1: 4, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
 );
 product!(
-    Avx2, "avx2,fma", f64, __m256d, 4, run_f64, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd,
+    Avx2, "avx2,fma", f64, __m256d, 4, 4, run_f64, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd,
     _mm256_loadu_pd, _mm256_storeu_pd, [1: 8, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2], []
 );
 product!(
-    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f32, __m512, 16, run_f32,
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f32, __m512, 16, 1, run_f32,
     _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_storeu_ps,
     [1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 2, 8: 2, 9: 2, 10: 2, 11: 2, 12: 2, 13: 2, 14: 2], [1]
 );
 product!(
-    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, run_f64,
+    Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", f64, __m512d, 8, 1, run_f64,
     _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_storeu_pd,
     [1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4], [1 2 3]
 );
