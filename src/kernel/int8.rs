@@ -15,12 +15,13 @@
 use std::ops::Range;
 
 use super::Isa;
+use super::excess::Excess;
 use super::live::Live;
 use super::pack::pack_codes;
 use super::scalar;
 use super::tail::{Finish, Tail, padded};
 use super::tiles::{MAX_ROWS, PANEL, Tiles};
-use super::weights::{Excess, PackedCodes, Step};
+use super::weights::{PackedCodes, Step};
 
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -194,7 +195,7 @@ impl<S: Step> Job<'_, '_, S> {
     pub(super) fn run_with(
         self,
         tile: impl Fn(usize, usize, &[u32], Option<&[u32]>, &[S], &[i32; PANEL], &mut Sums),
-        add: impl Fn(usize, &[u32], &[Excess], &mut Sums),
+        add: impl Fn(usize, &[u32], &Excess, &mut Sums),
         send: impl Fn(&mut Finish<'_>, &[[i32; PANEL]], usize),
     ) {
         let depth = self.weights.inputs().div_ceil(4);

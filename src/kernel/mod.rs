@@ -8,6 +8,7 @@
 mod block;
 mod draws;
 mod elementwise;
+mod excess;
 mod exp;
 mod int8;
 mod isa;

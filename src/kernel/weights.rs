@@ -15,6 +15,7 @@
 //! processor, weights stay as they are.
 
 use super::Isa;
+use super::excess::{Excess, beyond_tame};
 use super::int8::Job;
 use super::pages::filled;
 use super::scalar;
@@ -122,22 +123,10 @@ pub struct PackedCodes<S> {
     inputs: usize,
     pub(super) steps: Vec<S>,
     pub(super) column_sums: Vec<[i32; PANEL]>,
-    /// Whether `steps` are tame; `excess` of each panel, by steps, is what they lack then, and empty otherwise.
+    /// Whether `steps` are tame; `excess` of each panel is what they lack then, and empty otherwise.
     pub(super) tame: bool,
-    pub(super) excess: Vec<Vec<Excess>>,
+    pub(super) excess: Vec<Excess>,
 }
-
-/// What a column has beyond the tame weights of a step: to be multiplied and added like those, and at most one of each pair is
-/// not zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Excess {
-    pub(super) step: u32,
-    pub(super) column: u32,
-    pub(super) weights: [i8; 4],
-}
-
-/// Largest sum of the positive weights of a pair, or of the negative ones without their sign.
-const TAME: i16 = 128;
 
 /// One excess among fewer steps of columns costs more than it saves.
 const RARE: usize = 20;
@@ -174,8 +163,14 @@ impl<S: Step> PackedCodes<S> {
             }
             column_sums[panel][column] = row.iter().fold(0i32, |sum, &w| sum.wrapping_add(i32::from(w)));
         }
-        let mut packed =
-            Self { outputs, inputs, steps, column_sums, tame: S::TAME, excess: vec![Vec::new(); panels] };
+        let mut packed = Self {
+            outputs,
+            inputs,
+            steps,
+            column_sums,
+            tame: S::TAME,
+            excess: vec![Excess::default(); panels],
+        };
         if tame && !S::TAME {
             packed.tame();
         }
@@ -184,30 +179,32 @@ impl<S: Step> PackedCodes<S> {
 
     /// Moves what is not tame to the excess, unless that is much.
     fn tame(&mut self) {
-        let depth = self.inputs.div_ceil(4);
-        let mut left = self.steps.len() * PANEL / RARE;
-        let mut excess = vec![Vec::new(); self.panels()];
-        for (excess, steps) in excess.iter_mut().zip(self.steps.chunks_exact(depth.max(1))) {
-            for (step, four) in steps.iter().enumerate() {
-                for column in 0..PANEL {
-                    let weights = beyond_tame(four.get(column));
+        let depth = self.inputs.div_ceil(4).max(1);
+        let (mut found, most) = (0, self.steps.len() * PANEL / RARE);
+        let mut excess = Vec::new();
+        for steps in self.steps.chunks_exact(depth) {
+            excess.push(Excess::new(|column, add| {
+                for (at, step) in steps.iter().enumerate() {
+                    let weights = beyond_tame(step.get(column));
                     if weights != [0; 4] {
-                        excess.push(Excess { step: step as u32, column: column as u32, weights });
-                        if left == 0 {
-                            return;
-                        }
-                        left -= 1;
+                        add(at, weights);
+                        found += 1;
                     }
+                }
+            }));
+            if found > most {
+                return;
+            }
+        }
+        for (excess, steps) in excess.iter().zip(self.steps.chunks_exact_mut(depth)) {
+            for column in 0..PANEL {
+                for (step, weights) in excess.column(column) {
+                    let four = steps[step].get(column);
+                    steps[step].set(column, std::array::from_fn(|k| four[k].wrapping_sub(weights[k])));
                 }
             }
         }
-        for (excess, steps) in excess.iter().zip(self.steps.chunks_exact_mut(depth.max(1))) {
-            for &Excess { step, column, weights } in excess {
-                let (step, column) = (&mut steps[step as usize], column as usize);
-                let four = step.get(column);
-                step.set(column, std::array::from_fn(|k| four[k].wrapping_sub(weights[k])));
-            }
-        }
+        excess.resize(self.panels(), Excess::default());
         (self.tame, self.excess) = (true, excess);
     }
 
@@ -228,7 +225,7 @@ impl<S: Step> PackedCodes<S> {
 
     /// Bytes that one product reads.
     pub fn size_bytes(&self) -> usize {
-        let excess: usize = self.excess.iter().map(|excess| size_of_val(excess.as_slice())).sum();
+        let excess: usize = self.excess.iter().map(Excess::size_bytes).sum();
         size_of_val(self.steps.as_slice()) + size_of_val(self.column_sums.as_slice()) + excess
     }
 
@@ -242,10 +239,9 @@ impl<S: Step> PackedCodes<S> {
                 part.copy_from_slice(&step.get(j % PANEL)[..part.len()]);
             }
         }
-        for (panel, excess) in self.excess.iter().enumerate() {
-            for &Excess { step, column, weights } in excess {
-                let row = &mut all[(panel * PANEL + column as usize) * self.inputs..][..self.inputs];
-                for (w, more) in row[4 * step as usize..].iter_mut().zip(weights) {
+        for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            for (step, weights) in self.excess[j / PANEL].column(j % PANEL) {
+                for (w, more) in row[4 * step..].iter_mut().zip(weights) {
                     *w = w.wrapping_add(more);
                 }
             }
@@ -261,8 +257,8 @@ impl<S: Step> PackedCodes<S> {
         assert!(output < self.outputs && input < self.inputs, "weight [{output}, {input}]");
         let (panel, column, step) = (output / PANEL, output % PANEL, input / 4);
         let weight = self.steps[panel * self.inputs.div_ceil(4) + step].get(column)[input % 4];
-        let same = |excess: &&Excess| (excess.column as usize, excess.step as usize) == (column, step);
-        let more = self.excess[panel].iter().find(same).map_or(0, |excess| excess.weights[input % 4]);
+        let same = |&(at, _): &(usize, _)| at == step;
+        let more = self.excess[panel].column(column).find(same).map_or(0, |(_, weights)| weights[input % 4]);
         weight.wrapping_add(more)
     }
 }
@@ -274,19 +270,6 @@ fn wants_tame(isa: Isa) -> bool {
         Isa::Avx2(_) => true,
         _ => false,
     }
-}
-
-/// What has to be taken from four weights to make them tame: from the larger one of a pair.
-fn beyond_tame(weights: [i8; 4]) -> [i8; 4] {
-    let mut beyond = [0; 4];
-    for (two, beyond) in weights.as_chunks::<2>().0.iter().zip(beyond.as_chunks_mut::<2>().0) {
-        let [a, b] = two.map(i16::from);
-        let larger = usize::from(b.abs() > a.abs());
-        if (a < 0) == (b < 0) {
-            beyond[larger] = (a + b - (a + b).clamp(-TAME, TAME)) as i8;
-        }
-    }
-    beyond
 }
 
 #[cfg(test)]
@@ -311,33 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn tame_pairs_and_their_excess_add_up_to_the_weights() {
-        for a in i8::MIN..=i8::MAX {
-            for b in i8::MIN..=i8::MAX {
-                let [x, y, ..] = beyond_tame([a, b, 0, 0]);
-                let (tame_a, tame_b) = (i16::from(a) - i16::from(x), i16::from(b) - i16::from(y));
-                assert!(tame_a.max(0) + tame_b.max(0) <= 128 && tame_a.min(0) + tame_b.min(0) >= -128);
-                assert!(x == 0 || y == 0);
-                assert_eq!((i8::try_from(tame_a).is_ok(), i8::try_from(tame_b).is_ok()), (true, true));
-                if a.unsigned_abs() <= 64 && b.unsigned_abs() <= 64 {
-                    assert_eq!((x, y), (0, 0));
-                }
-            }
-        }
-    }
-
-    #[test]
     fn wild_weights_are_left_as_they_are() {
         let wild = PackedI8::pack(&[127; 64 * 40], 40, 64, true);
-        assert!(!wild.tame && wild.excess.iter().all(Vec::is_empty));
+        assert!(!wild.tame && wild.excess.iter().all(Excess::is_empty));
         let mut few = vec![3; 64 * 40];
         few[5..7].fill(-128);
         let tame = PackedI8::pack(&few, 40, 64, true);
         assert!(tame.tame);
-        assert_eq!(tame.excess[0], [], "inputs 5 and 6 are of different pairs");
+        assert!(tame.excess[0].is_empty(), "inputs 5 and 6 are of different pairs");
         few[4..6].fill(-128);
         let tame = PackedI8::pack(&few, 40, 64, true);
-        assert_eq!(tame.excess[0], [Excess { step: 1, column: 0, weights: [-128, 0, 0, 0] }]);
+        assert!(tame.excess[0].column(0).eq([(1, [-128, 0, 0, 0])]));
         assert_eq!(tame.weights(), few);
     }
 

@@ -1,8 +1,9 @@
 //! The product of codes, one multiplication at a time.
 
+use crate::kernel::excess::Excess;
 use crate::kernel::int8::Sums;
 use crate::kernel::tiles::PANEL;
-use crate::kernel::weights::{Excess, Step};
+use crate::kernel::weights::Step;
 
 /// `sums[i][j] = start[j] + sum over k of a[k][i] * w[k][j]`, four `k` in each element of both.
 pub(in crate::kernel) fn tile<S: Step>(
@@ -28,13 +29,14 @@ pub(in crate::kernel) fn tile<S: Step>(
 }
 
 /// Adds what tame weights lack: the same terms.
-pub(in crate::kernel) fn add_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
-    for &Excess { step, column, weights } in excess {
-        let fours = &a[step as usize * rows..][..rows];
-        for (sums, four) in sums.iter_mut().zip(fours) {
-            for (a, w) in four.to_ne_bytes().into_iter().zip(weights) {
-                let sum = &mut sums[column as usize];
-                *sum = sum.wrapping_add(i32::from(a) * i32::from(w));
+pub(in crate::kernel) fn add_excess(rows: usize, a: &[u32], excess: &Excess, sums: &mut Sums) {
+    for column in 0..PANEL {
+        for (step, weights) in excess.column(column) {
+            let fours = &a[step * rows..][..rows];
+            for (sums, four) in sums.iter_mut().zip(fours) {
+                for (a, w) in four.to_ne_bytes().into_iter().zip(weights) {
+                    sums[column] = sums[column].wrapping_add(i32::from(a) * i32::from(w));
+                }
             }
         }
     }

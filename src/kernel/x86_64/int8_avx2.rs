@@ -5,14 +5,16 @@
 //! they are read.
 
 use std::arch::x86_64::*;
+use std::iter;
 
 use super::Avx2;
 use super::int8::product;
+use crate::kernel::excess::{Excess, SIDE};
 use crate::kernel::int8::{Job, Sums};
 use crate::kernel::scalar::int8::add_excess;
 use crate::kernel::tail::Finish;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
-use crate::kernel::weights::{Excess, Step4, Step8};
+use crate::kernel::weights::{Step4, Step8};
 
 macro_rules! avx2 {
     ($name:ident, $step:ident, $tile:path, $add:path) => {
@@ -139,8 +141,7 @@ macro_rules! tame {
                 for (sums, &a) in all.iter_mut().zip(a) {
                     let a = _mm256_set1_epi32(a as i32);
                     for (sum, &w) in sums.iter_mut().zip(&w) {
-                        let pairs = _mm256_maddubs_epi16(a, w);
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                        *sum = _mm256_add_epi32(*sum, dot_four(a, w));
                     }
                 }
             }
@@ -151,12 +152,12 @@ macro_rules! tame {
 tame!(tame_i8, Step8, load_i8_256);
 tame!(tame_i4, Step4, load_i4_256);
 
-/// Adds what tame weights lack, to all rows of the tile at once.
+/// Adds what tame weights lack.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn tame_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
+fn tame_excess(rows: usize, a: &[u32], excess: &Excess, sums: &mut Sums) {
     match rows {
-        1 => excess_of::<1>(a, excess, sums),
+        1 => excess_of_row(a, excess, &mut sums[0]),
         2 => excess_of::<2>(a, excess, sums),
         3 => excess_of::<3>(a, excess, sums),
         4 => excess_of::<4>(a, excess, sums),
@@ -167,49 +168,69 @@ fn tame_excess(rows: usize, a: &[u32], excess: &[Excess], sums: &mut Sums) {
     }
 }
 
-/// The same for `R` rows.
+/// To a row alone: a round at once.
 #[target_feature(enable = "avx2,fma")]
-fn excess_of<const R: usize>(a: &[u32], excess: &[Excess], sums: &mut Sums) {
-    let a = a.as_chunks::<R>().0;
-    // The rows of a column side by side.
-    let mut columns = [[0; 8]; PANEL];
-    for &Excess { step, column, weights } in excess {
-        let step = &a[step as usize];
-        let word = |i: usize| step.get(i).map_or(0, |&word| word as i32);
-        let weights = i32::from_ne_bytes(weights.map(|w| w as u8));
-        let column = &mut columns[column as usize];
-        // One of two weights is zero, so that a pair does not need more than 16 bits.
-        if R > 4 {
-            let eight =
+fn excess_of_row(a: &[u32], excess: &Excess, sums: &mut [i32; PANEL]) {
+    for (eight, sums) in sums.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let (mut sum, (steps, weights)) = (load_eight(sums), excess.rounds(eight));
+        for (steps, weights) in iter::zip(steps, weights) {
+            let word = |c: usize| a[steps[c] as usize] as i32;
+            let words =
                 _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
-            let pairs = _mm256_maddubs_epi16(eight, _mm256_set1_epi32(weights));
-            let terms = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            store_eight(column, _mm256_add_epi32(load_eight(column), terms));
-        } else {
-            let column: &mut [i32; 4] = &mut column.as_chunks_mut().0[0];
-            let four = _mm_setr_epi32(word(0), word(1), word(2), word(3));
-            let pairs = _mm_maddubs_epi16(four, _mm_set1_epi32(weights));
-            let terms = _mm_madd_epi16(pairs, _mm_set1_epi16(1));
-            store_four(column, _mm_add_epi32(load_four(column), terms));
+            // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
+            let weights = unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) };
+            sum = _mm256_add_epi32(sum, dot_four(words, weights));
         }
+        store_eight(sums, sum);
     }
-    for (j, columns) in columns.as_chunks::<4>().0.iter().enumerate() {
-        for half in 0..R.div_ceil(4) {
-            let [a, b, c, d] = columns.each_ref().map(|rows| load_four(&rows.as_chunks().0[half]));
-            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-            let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-            let rows = [
-                _mm_unpacklo_epi64(ab, cd),
-                _mm_unpackhi_epi64(ab, cd),
-                _mm_unpacklo_epi64(more_ab, more_cd),
-                _mm_unpackhi_epi64(more_ab, more_cd),
-            ];
-            for (sums, row) in sums[..R][4 * half..].iter_mut().zip(rows) {
-                let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[j];
-                store_four(sums, _mm_add_epi32(load_four(sums), row));
+}
+
+/// To `R` rows: one step of a column for all of them.
+#[target_feature(enable = "avx2,fma")]
+fn excess_of<const R: usize>(a: &[u32], excess: &Excess, sums: &mut Sums) {
+    let a = a.as_chunks::<R>().0;
+    for eight in 0..PANEL / SIDE {
+        // The rows of a column side by side.
+        let mut columns = [_mm256_setzero_si256(); SIDE];
+        let (steps, weights) = excess.rounds(eight);
+        for (steps, weights) in iter::zip(steps, weights) {
+            for c in 0..SIDE {
+                let step = &a[steps[c] as usize];
+                let word = |i: usize| step.get(i).map_or(0, |&word| word as i32);
+                let rows =
+                    _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+                let weights = _mm256_set1_epi32(i32::from_ne_bytes(weights[c].map(|w| w as u8)));
+                columns[c] = _mm256_add_epi32(columns[c], dot_four(rows, weights));
+            }
+        }
+        for (part, columns) in columns.as_chunks::<4>().0.iter().enumerate() {
+            for half in 0..R.div_ceil(4) {
+                let [a, b, c, d] = columns.map(|column| match half {
+                    0 => _mm256_castsi256_si128(column),
+                    _ => _mm256_extracti128_si256::<1>(column),
+                });
+                let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+                let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+                let rows = [
+                    _mm_unpacklo_epi64(ab, cd),
+                    _mm_unpackhi_epi64(ab, cd),
+                    _mm_unpacklo_epi64(more_ab, more_cd),
+                    _mm_unpackhi_epi64(more_ab, more_cd),
+                ];
+                for (sums, row) in sums[..R][4 * half..].iter_mut().zip(rows) {
+                    let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[2 * eight + part];
+                    store_four(sums, _mm_add_epi32(load_four(sums), row));
+                }
             }
         }
     }
+}
+
+/// Four products added up, of which no two neighbours need more than 16 bits: of weights that are tame, or one of two is zero.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_four(a: __m256i, w: __m256i) -> __m256i {
+    _mm256_madd_epi16(_mm256_maddubs_epi16(a, w), _mm256_set1_epi16(1))
 }
 
 #[inline]
