@@ -58,24 +58,34 @@ macro_rules! tame {
                 sums: &mut Sums,
             ) {
                 let vectors = columns.div_ceil(8);
+                // More rows than four take turns: as many sums as registers hold, and a row is spread over lanes for two vectors.
                 match rows {
-                    1 if vectors > 2 => passes::<1, 4>(vectors, a, live, steps, start, sums),
-                    1 => passes::<1, 2>(vectors, a, live, steps, start, sums),
-                    2 if vectors > 2 => passes::<2, 4>(vectors, a, live, steps, start, sums),
-                    2 => passes::<2, 2>(vectors, a, live, steps, start, sums),
-                    3 => passes::<3, 2>(vectors, a, live, steps, start, sums),
-                    4 => passes::<4, 2>(vectors, a, live, steps, start, sums),
-                    5 => passes::<5, 2>(vectors, a, live, steps, start, sums),
-                    6 => passes::<6, 1>(vectors, a, live, steps, start, sums),
-                    7 => passes::<7, 1>(vectors, a, live, steps, start, sums),
-                    8 => passes::<8, 1>(vectors, a, live, steps, start, sums),
+                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, start, sums),
+                    1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, start, sums),
+                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, live, steps, start, sums),
+                    2 => passes::<2, 0, 2, 2>(vectors, a, live, steps, start, sums),
+                    3 => passes::<3, 0, 3, 2>(vectors, a, live, steps, start, sums),
+                    4 => passes::<4, 0, 4, 2>(vectors, a, live, steps, start, sums),
+                    5 => passes::<5, 0, 5, 2>(vectors, a, live, steps, start, sums),
+                    6 => {
+                        passes::<6, 0, 3, 2>(vectors, a, live, steps, start, sums);
+                        passes::<6, 3, 3, 2>(vectors, a, live, steps, start, sums);
+                    }
+                    7 => {
+                        passes::<7, 0, 4, 2>(vectors, a, live, steps, start, sums);
+                        passes::<7, 4, 3, 2>(vectors, a, live, steps, start, sums);
+                    }
+                    8 => {
+                        passes::<8, 0, 4, 2>(vectors, a, live, steps, start, sums);
+                        passes::<8, 4, 4, 2>(vectors, a, live, steps, start, sums);
+                    }
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }
 
-            /// The whole tile, `R` rows by `V` vectors of 8 columns at a time.
+            /// `N` of the `R` rows of the tile, from row `FIRST` on, `V` vectors of 8 columns at a time.
             #[target_feature(enable = "avx2,fma")]
-            fn passes<const R: usize, const V: usize>(
+            fn passes<const R: usize, const FIRST: usize, const N: usize, const V: usize>(
                 vectors: usize,
                 a: &[u32],
                 live: Option<&[u32]>,
@@ -83,44 +93,37 @@ macro_rules! tame {
                 start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
+                const { assert!(FIRST + N <= R && R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
+                let (a, sums) = (a.as_chunks::<R>().0, &mut sums[FIRST..FIRST + N]);
                 for first in (0..vectors).step_by(V) {
-                    dot::<R, V>(first, a, live, steps, start, sums);
-                }
-            }
-
-            /// `R` rows by `V` vectors of 8 columns, from vector `first` on.
-            #[target_feature(enable = "avx2,fma")]
-            fn dot<const R: usize, const V: usize>(
-                first: usize,
-                a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
-                start: &[i32; PANEL],
-                sums: &mut Sums,
-            ) {
-                const { assert!(R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
-                let mut all = [[_mm256_setzero_si256(); V]; R];
-                for row in &mut all {
-                    for (v, sum) in row.iter_mut().enumerate() {
-                        *sum = load_256(start, first + v);
-                    }
-                }
-                let a = a.as_chunks::<R>().0;
-                match live {
-                    None => {
-                        for (a, step) in a.iter().zip(steps) {
-                            add(&mut all, a, step, first);
+                    let mut all = [[_mm256_setzero_si256(); V]; N];
+                    for all in &mut all {
+                        for (v, sum) in all.iter_mut().enumerate() {
+                            *sum = load_256(start, first + v);
                         }
                     }
-                    Some(live) => {
-                        for &k in live {
-                            add(&mut all, &a[k as usize], &steps[k as usize], first);
+                    match live {
+                        None => {
+                            let (two_a, last_a) = a.as_chunks::<2>();
+                            let (two, last) = steps.as_chunks::<2>();
+                            for (a, steps) in two_a.iter().zip(two) {
+                                add::<R, FIRST, N, V>(&mut all, &a[0], &steps[0], first);
+                                add::<R, FIRST, N, V>(&mut all, &a[1], &steps[1], first);
+                            }
+                            for (a, step) in last_a.iter().zip(last) {
+                                add::<R, FIRST, N, V>(&mut all, a, step, first);
+                            }
+                        }
+                        Some(live) => {
+                            for &k in live {
+                                add::<R, FIRST, N, V>(&mut all, &a[k as usize], &steps[k as usize], first);
+                            }
                         }
                     }
-                }
-                for (sums, all) in sums.iter_mut().zip(all) {
-                    for (v, sum) in all.into_iter().enumerate() {
-                        store_256(sums, first + v, sum);
+                    for (sums, all) in sums.iter_mut().zip(all) {
+                        for (v, sum) in all.into_iter().enumerate() {
+                            store_256(sums, first + v, sum);
+                        }
                     }
                 }
             }
@@ -128,8 +131,8 @@ macro_rules! tame {
             /// Four more terms of each sum.
             #[inline]
             #[target_feature(enable = "avx2,fma")]
-            fn add<const R: usize, const V: usize>(
-                all: &mut [[__m256i; V]; R],
+            fn add<const R: usize, const FIRST: usize, const N: usize, const V: usize>(
+                all: &mut [[__m256i; V]; N],
                 a: &[u32; R],
                 step: &$step,
                 first: usize,
@@ -138,7 +141,7 @@ macro_rules! tame {
                 for (v, w) in w.iter_mut().enumerate() {
                     *w = $load(step, first + v);
                 }
-                for (sums, &a) in all.iter_mut().zip(a) {
+                for (sums, &a) in all.iter_mut().zip(&a[FIRST..FIRST + N]) {
                     let a = _mm256_set1_epi32(a as i32);
                     for (sum, &w) in sums.iter_mut().zip(&w) {
                         *sum = _mm256_add_epi32(*sum, dot_four(a, w));
