@@ -1,5 +1,8 @@
 //! What weights have beyond tame ones, see [`weights`](super::weights): a short list for each column.
 
+use std::cmp::Reverse;
+use std::{iter, slice};
+
 use super::tiles::PANEL;
 
 /// Largest sum of the positive weights of a tame pair, or of the negative ones without their sign.
@@ -11,35 +14,31 @@ pub(super) const SIDE: usize = 8;
 /// What the columns of a panel have beyond the tame weights of some steps: to be multiplied and added like those, and at most one of
 /// each pair is not zero.
 ///
-/// In rounds, one step for each of eight columns: short lists of a length for each column would be mostly mispredicted ends. Columns
-/// that have less get zeros.
+/// In rounds, one step for each of eight columns: lists of a few steps for each column would be mostly mispredicted ends. Columns that
+/// have less get zeros; those side by side are about equally long.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Excess {
-    /// Where the rounds of eight columns end.
+    /// The columns, longest first.
+    order: [u8; PANEL],
+    /// Where the rounds of eight columns in this order end.
     ends: [usize; PANEL / SIDE],
     steps: Vec<[u32; SIDE]>,
     weights: Vec<[[i8; 4]; SIDE]>,
 }
 
 impl Excess {
-    /// One column after the other is told by `more(column, add)`, which calls `add(step, weights)`.
-    pub(super) fn new(mut more: impl FnMut(usize, &mut dyn FnMut(usize, [i8; 4]))) -> Self {
-        let mut all = Self::default();
-        for eight in 0..PANEL / SIDE {
-            let first = all.steps.len();
-            for column in 0..SIDE {
-                let mut round = first;
-                more(SIDE * eight + column, &mut |step, weights| {
-                    if round == all.steps.len() {
-                        all.steps.push([0; SIDE]);
-                        all.weights.push([[0; 4]; SIDE]);
-                    }
-                    all.steps[round][column] = step as u32;
-                    all.weights[round][column] = weights;
-                    round += 1;
-                });
+    /// Of the steps of each column and what it has there.
+    pub(super) fn new(columns: &[Vec<(u32, [i8; 4])>; PANEL]) -> Self {
+        let mut all = Self { order: std::array::from_fn(|column| column as u8), ..Self::default() };
+        all.order.sort_by_key(|&column| Reverse(columns[usize::from(column)].len()));
+        for (order, end) in all.order.as_chunks::<SIDE>().0.iter().zip(&mut all.ends) {
+            let columns = order.map(|column| &columns[usize::from(column)]);
+            for round in 0..columns[0].len() {
+                let at = columns.map(|column| column.get(round).copied().unwrap_or_default());
+                all.steps.push(at.map(|(step, _)| step));
+                all.weights.push(at.map(|(_, weights)| weights));
             }
-            all.ends[eight] = all.steps.len();
+            *end = all.steps.len();
         }
         all
     }
@@ -50,19 +49,24 @@ impl Excess {
         self.steps.is_empty()
     }
 
-    /// The rounds of the columns `8 * eight ..`: steps and weights.
+    /// Eight columns at a time, and their rounds of steps and weights.
     #[inline]
-    pub(super) fn rounds(&self, eight: usize) -> (&[[u32; SIDE]], &[[[i8; 4]; SIDE]]) {
-        let rounds = eight.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[eight];
-        (&self.steps[rounds.clone()], &self.weights[rounds])
+    pub(super) fn eights(&self) -> impl Iterator<Item = (&[u8; SIDE], Rounds<'_>)> {
+        self.order.as_chunks().0.iter().enumerate().map(|(eight, order)| {
+            let rounds = eight.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[eight];
+            (order, iter::zip(&self.steps[rounds.clone()], &self.weights[rounds]))
+        })
     }
 
-    /// The steps of a column, and what it has there.
-    pub(super) fn column(&self, column: usize) -> impl Iterator<Item = (usize, [i8; 4])> {
-        let (steps, weights) = self.rounds(column / SIDE);
-        let all = steps.iter().zip(weights);
-        all.map(move |(steps, weights)| (steps[column % SIDE] as usize, weights[column % SIDE]))
-            .take_while(|&(_, weights)| weights != [0; 4])
+    /// All of it: columns, steps, and what they have there.
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, usize, [i8; 4])> {
+        self.eights().flat_map(|(order, rounds)| {
+            rounds.flat_map(move |(steps, weights)| {
+                let each = order.iter().zip(steps).zip(weights);
+                each.map(|((&column, &step), &weights)| (usize::from(column), step as usize, weights))
+                    .filter(|&(.., weights)| weights != [0; 4])
+            })
+        })
     }
 
     /// Bytes that one product reads.
@@ -70,6 +74,9 @@ impl Excess {
         size_of_val(self.steps.as_slice()) + size_of_val(self.weights.as_slice())
     }
 }
+
+/// Steps of eight columns, and the weights there.
+type Rounds<'a> = iter::Zip<slice::Iter<'a, [u32; SIDE]>, slice::Iter<'a, [[i8; 4]; SIDE]>>;
 
 /// What has to be taken from four weights to make them tame: from the larger one of a pair.
 pub(super) fn beyond_tame(weights: [i8; 4]) -> [i8; 4] {
@@ -105,14 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn columns_come_back_and_are_filled_up() {
-        let of = |column: usize| (0..column % 6).map(move |i| (7 * i, [column as i8, 0, 1, 0]));
-        let all = Excess::new(|column, add| of(column).for_each(|(step, weights)| add(step, weights)));
-        for column in 0..PANEL {
-            assert!(all.column(column).eq(of(column)), "{column}");
-            let longest = (0..SIDE).map(|c| of(column / SIDE * SIDE + c).count()).max();
-            assert_eq!(Some(all.rounds(column / SIDE).0.len()), longest);
-        }
-        assert!(!all.is_empty() && Excess::new(|_, _| {}).is_empty());
+    fn columns_come_back_and_few_zeros_fill_them_up() {
+        let columns = std::array::from_fn(|column| {
+            (0..column as u32 * 7 % 32).map(|i| (7 * i, [column as i8 - 40, 0, 1, 0])).collect()
+        });
+        let all = Excess::new(&columns);
+        let mut found: Vec<_> = all.all().collect();
+        found.sort_unstable();
+        let each = columns.iter().enumerate();
+        let expected =
+            each.flat_map(|(j, column)| column.iter().map(move |&(step, w)| (j, step as usize, w)));
+        assert!(found.into_iter().eq(expected));
+        assert_eq!(all.steps.len(), 31 + 23 + 15 + 7);
+        assert!(!all.is_empty() && Excess::new(&Default::default()).is_empty());
     }
 }

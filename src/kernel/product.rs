@@ -10,8 +10,8 @@
 //! multiply-adds give the same bits. Without them (`Scalar`) each step rounds twice. Both lie within
 //! `k * EPSILON * sum over k of |x| |w|` of the exact sum.
 //!
-//! Weights are packed in panels of 32 columns, `[panel][k][32]`, zero padded. A tile of the result
-//! stays in registers over all of `k`.
+//! Weights are packed in panels of 32 columns, these in strips of a cache line for each `k`, zero padded. A tile of
+//! the result stays in registers over all of `k`, or over as many as fit a small cache.
 //!
 //! [`multiply`] and [`affine`] leave out the `k` at which the rows of a tile of `x` are all zero (images have many), [`product`] those
 //! at which a panel of `b` is; [`multiply`] not for one row with more than 8 MB of weights. A term `0 * w` changes no bit of a sum, unless `w` is infinite or NaN: there the sum

@@ -183,25 +183,25 @@ impl<S: Step> PackedCodes<S> {
         let (mut found, most) = (0, self.steps.len() * PANEL / RARE);
         let mut excess = Vec::new();
         for steps in self.steps.chunks_exact(depth) {
-            excess.push(Excess::new(|column, add| {
-                for (at, step) in steps.iter().enumerate() {
+            let mut columns: [Vec<_>; PANEL] = Default::default();
+            for (at, step) in steps.iter().enumerate() {
+                for (column, more) in columns.iter_mut().enumerate() {
                     let weights = beyond_tame(step.get(column));
                     if weights != [0; 4] {
-                        add(at, weights);
-                        found += 1;
+                        more.push((at as u32, weights));
                     }
                 }
-            }));
+            }
+            found += columns.iter().map(Vec::len).sum::<usize>();
             if found > most {
                 return;
             }
+            excess.push(Excess::new(&columns));
         }
         for (excess, steps) in excess.iter().zip(self.steps.chunks_exact_mut(depth)) {
-            for column in 0..PANEL {
-                for (step, weights) in excess.column(column) {
-                    let four = steps[step].get(column);
-                    steps[step].set(column, std::array::from_fn(|k| four[k].wrapping_sub(weights[k])));
-                }
+            for (column, step, weights) in excess.all() {
+                let four = steps[step].get(column);
+                steps[step].set(column, std::array::from_fn(|k| four[k].wrapping_sub(weights[k])));
             }
         }
         excess.resize(self.panels(), Excess::default());
@@ -239,8 +239,9 @@ impl<S: Step> PackedCodes<S> {
                 part.copy_from_slice(&step.get(j % PANEL)[..part.len()]);
             }
         }
-        for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
-            for (step, weights) in self.excess[j / PANEL].column(j % PANEL) {
+        for (panel, excess) in self.excess.iter().enumerate() {
+            for (column, step, weights) in excess.all() {
+                let row = &mut all[(panel * PANEL + column) * self.inputs..][..self.inputs];
                 for (w, more) in row[4 * step..].iter_mut().zip(weights) {
                     *w = w.wrapping_add(more);
                 }
@@ -257,8 +258,8 @@ impl<S: Step> PackedCodes<S> {
         assert!(output < self.outputs && input < self.inputs, "weight [{output}, {input}]");
         let (panel, column, step) = (output / PANEL, output % PANEL, input / 4);
         let weight = self.steps[panel * self.inputs.div_ceil(4) + step].get(column)[input % 4];
-        let same = |&(at, _): &(usize, _)| at == step;
-        let more = self.excess[panel].column(column).find(same).map_or(0, |(_, weights)| weights[input % 4]);
+        let mut excess = self.excess[panel].all().filter(|&(c, at, _)| (c, at) == (column, step));
+        let more = excess.next().map_or(0, |(.., weights)| weights[input % 4]);
         weight.wrapping_add(more)
     }
 }
@@ -304,7 +305,7 @@ mod tests {
         assert!(tame.excess[0].is_empty(), "inputs 5 and 6 are of different pairs");
         few[4..6].fill(-128);
         let tame = PackedI8::pack(&few, 40, 64, true);
-        assert!(tame.excess[0].column(0).eq([(1, [-128, 0, 0, 0])]));
+        assert!(tame.excess[0].all().eq([(0, 1, [-128, 0, 0, 0])]));
         assert_eq!(tame.weights(), few);
     }
 

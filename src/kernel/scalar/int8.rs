@@ -30,13 +30,11 @@ pub(in crate::kernel) fn tile<S: Step>(
 
 /// Adds what tame weights lack: the same terms.
 pub(in crate::kernel) fn add_excess(rows: usize, a: &[u32], excess: &Excess, sums: &mut Sums) {
-    for column in 0..PANEL {
-        for (step, weights) in excess.column(column) {
-            let fours = &a[step * rows..][..rows];
-            for (sums, four) in sums.iter_mut().zip(fours) {
-                for (a, w) in four.to_ne_bytes().into_iter().zip(weights) {
-                    sums[column] = sums[column].wrapping_add(i32::from(a) * i32::from(w));
-                }
+    for (column, step, weights) in excess.all() {
+        let fours = &a[step * rows..][..rows];
+        for (sums, four) in sums.iter_mut().zip(fours) {
+            for (a, w) in four.to_ne_bytes().into_iter().zip(weights) {
+                sums[column] = sums[column].wrapping_add(i32::from(a) * i32::from(w));
             }
         }
     }

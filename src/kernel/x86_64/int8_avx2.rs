@@ -5,7 +5,6 @@
 //! they are read.
 
 use std::arch::x86_64::*;
-use std::iter;
 
 use super::Avx2;
 use super::int8::product;
@@ -174,17 +173,22 @@ fn tame_excess(rows: usize, a: &[u32], excess: &Excess, sums: &mut Sums) {
 /// To a row alone: a round at once.
 #[target_feature(enable = "avx2,fma")]
 fn excess_of_row(a: &[u32], excess: &Excess, sums: &mut [i32; PANEL]) {
-    for (eight, sums) in sums.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-        let (mut sum, (steps, weights)) = (load_eight(sums), excess.rounds(eight));
-        for (steps, weights) in iter::zip(steps, weights) {
+    for (order, rounds) in excess.eights() {
+        let mut all = _mm256_setzero_si256();
+        for (steps, weights) in rounds {
             let word = |c: usize| a[steps[c] as usize] as i32;
             let words =
                 _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
             // SAFETY: the reference covers the 32 bytes, and the load asks for no alignment.
             let weights = unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) };
-            sum = _mm256_add_epi32(sum, dot_four(words, weights));
+            all = _mm256_add_epi32(all, dot_four(words, weights));
         }
-        store_eight(sums, sum);
+        let mut more = [0; SIDE];
+        store_eight(&mut more, all);
+        for (&column, more) in order.iter().zip(more) {
+            let sum = &mut sums[usize::from(column) % PANEL];
+            *sum = sum.wrapping_add(more);
+        }
     }
 }
 
@@ -192,38 +196,38 @@ fn excess_of_row(a: &[u32], excess: &Excess, sums: &mut [i32; PANEL]) {
 #[target_feature(enable = "avx2,fma")]
 fn excess_of<const R: usize>(a: &[u32], excess: &Excess, sums: &mut Sums) {
     let a = a.as_chunks::<R>().0;
-    for eight in 0..PANEL / SIDE {
-        // The rows of a column side by side.
-        let mut columns = [_mm256_setzero_si256(); SIDE];
-        let (steps, weights) = excess.rounds(eight);
-        for (steps, weights) in iter::zip(steps, weights) {
-            for c in 0..SIDE {
+    // The rows of a column side by side.
+    let mut columns = [[0; 8]; PANEL];
+    for (order, rounds) in excess.eights() {
+        let mut all = [_mm256_setzero_si256(); SIDE];
+        for (steps, weights) in rounds {
+            for (c, all) in all.iter_mut().enumerate() {
                 let step = &a[steps[c] as usize];
                 let word = |i: usize| step.get(i).map_or(0, |&word| word as i32);
                 let rows =
                     _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
                 let weights = _mm256_set1_epi32(i32::from_ne_bytes(weights[c].map(|w| w as u8)));
-                columns[c] = _mm256_add_epi32(columns[c], dot_four(rows, weights));
+                *all = _mm256_add_epi32(*all, dot_four(rows, weights));
             }
         }
-        for (part, columns) in columns.as_chunks::<4>().0.iter().enumerate() {
-            for half in 0..R.div_ceil(4) {
-                let [a, b, c, d] = columns.map(|column| match half {
-                    0 => _mm256_castsi256_si128(column),
-                    _ => _mm256_extracti128_si256::<1>(column),
-                });
-                let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-                let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-                let rows = [
-                    _mm_unpacklo_epi64(ab, cd),
-                    _mm_unpackhi_epi64(ab, cd),
-                    _mm_unpacklo_epi64(more_ab, more_cd),
-                    _mm_unpackhi_epi64(more_ab, more_cd),
-                ];
-                for (sums, row) in sums[..R][4 * half..].iter_mut().zip(rows) {
-                    let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[2 * eight + part];
-                    store_four(sums, _mm_add_epi32(load_four(sums), row));
-                }
+        for (&column, all) in order.iter().zip(all) {
+            store_eight(&mut columns[usize::from(column) % PANEL], all);
+        }
+    }
+    for (j, columns) in columns.as_chunks::<4>().0.iter().enumerate() {
+        for half in 0..R.div_ceil(4) {
+            let [a, b, c, d] = columns.each_ref().map(|rows| load_four(&rows.as_chunks().0[half]));
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (more_ab, more_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            let rows = [
+                _mm_unpacklo_epi64(ab, cd),
+                _mm_unpackhi_epi64(ab, cd),
+                _mm_unpacklo_epi64(more_ab, more_cd),
+                _mm_unpackhi_epi64(more_ab, more_cd),
+            ];
+            for (sums, row) in sums[..R][4 * half..].iter_mut().zip(rows) {
+                let sums: &mut [i32; 4] = &mut sums.as_chunks_mut().0[j];
+                store_four(sums, _mm_add_epi32(load_four(sums), row));
             }
         }
     }
@@ -306,7 +310,12 @@ mod wide_i8 {
                 for (a, steps) in a.chunks(NEAR).zip(steps.chunks(NEAR)) {
                     for first in (0..vectors).step_by(V) {
                         let mut all = [[_mm256_setzero_si256(); V]; R];
-                        for (a, step) in a.iter().zip(steps) {
+                        let ((two_a, last_a), (two, last)) = (a.as_chunks::<2>(), steps.as_chunks::<2>());
+                        for (a, steps) in two_a.iter().zip(two) {
+                            add(&mut all, &a[0], &steps[0], first);
+                            add(&mut all, &a[1], &steps[1], first);
+                        }
+                        for (a, step) in last_a.iter().zip(last) {
                             add(&mut all, a, step, first);
                         }
                         leave(&all, first, sums);
