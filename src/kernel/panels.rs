@@ -119,7 +119,7 @@ pub(super) fn pack_panel<F: Real>(isa: Isa, weights: Matrix<'_, F>, panel: usize
 }
 
 /// What the memory holds.
-pub(super) fn numbers<F: Real>(steps: &[Step<F>]) -> &[F] {
+fn numbers<F: Real>(steps: &[Step<F>]) -> &[F] {
     // SAFETY: a `Step` is `PANEL` numbers without padding: 128 or 256 bytes, a multiple of its alignment.
     unsafe { std::slice::from_raw_parts(steps.as_ptr().cast(), steps.len() * PANEL) }
 }

@@ -57,7 +57,8 @@ macro_rules! tame {
                 sums: &mut Sums,
             ) {
                 let vectors = columns.div_ceil(8);
-                // More rows than four take turns: as many sums as registers hold, and a row is spread over lanes for two vectors.
+                // More rows than five in two turns: registers hold the sums of two vectors then, and each code that fills a
+                // vector is used twice.
                 match rows {
                     1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, start, sums),
                     1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, start, sums),

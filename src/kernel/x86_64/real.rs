@@ -11,7 +11,8 @@ use crate::kernel::tiles::{MAX_ROWS, PANEL};
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
 const FEW: usize = 3;
 
-/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time, weights fetched ahead or not.
+/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time; if one by one, weights are fetched
+/// ahead.
 /// `[rows: vectors ..]` says how many vectors of columns a pass over the panel holds in registers for so many rows; the last list,
 /// how many a last pass may hold instead.
 macro_rules! product {
@@ -98,7 +99,8 @@ macro_rules! product {
                 }
 
                 const UNROLL: usize = $unroll;
-                const FETCH: bool = $unroll == 1;
+                // With blocks of one term, whose number is that of the term.
+                const FETCH: bool = UNROLL == 1;
 
                 /// Numbers and vectors on a cache line.
                 const LINE: usize = <$t as Real>::LINE;
