@@ -232,24 +232,28 @@ impl<F: Float> Work for Count<'_, F> {
 
     #[inline(always)]
     fn run(self) {
-        const CHUNK: usize = 1024;
+        // Few, which leave the first-level cache to the bins.
+        const CHUNK: usize = 128;
         const LAST: i32 = ((BINS as u32) << FRACTION) as i32 - 1;
         let Self { values, min, per_unit, bins } = self;
-        let mut table = vec![0u64; BINS];
-        let table: &mut [u64] = &mut table;
-        let mut steps = [0i32; CHUNK];
+        let step = |x: F| ((x - min) * per_unit).truncate().clamp(0, LAST) as u32;
+        let mut table = [0u64; BINS];
+        let add = |table: &mut [u64; BINS], step: u32| {
+            table[(step >> FRACTION) as usize % BINS] += ONE + u64::from(step & ((1 << FRACTION) - 1));
+        };
         for batch in values.chunks(BATCH) {
-            for values in batch.chunks(CHUNK) {
-                for (step, &x) in steps.iter_mut().zip(values) {
-                    *step = ((x - min) * per_unit).truncate().clamp(0, LAST);
-                }
-                for &step in &steps[..values.len()] {
-                    let step = step as u32;
-                    table[(step >> FRACTION) as usize % BINS] +=
-                        ONE + u64::from(step & ((1 << FRACTION) - 1));
+            let (chunks, rest) = batch.as_chunks::<CHUNK>();
+            for values in chunks {
+                let steps = values.map(step);
+                // One load for two.
+                for &[a, b] in steps.as_chunks().0 {
+                    let both = u64::from(a) | u64::from(b) << 32;
+                    add(&mut table, both as u32);
+                    add(&mut table, (both >> 32) as u32);
                 }
             }
-            for (bin, sum) in bins.iter_mut().zip(&mut *table) {
+            rest.iter().for_each(|&x| add(&mut table, step(x)));
+            for (bin, sum) in bins.iter_mut().zip(&mut table) {
                 *bin = (bin.0 + *sum / ONE, bin.1 + *sum % ONE);
                 *sum = 0;
             }
@@ -275,7 +279,7 @@ pub fn assign_nearest<F: Float>(values: &[F], centroids: &[F], codes: &mut [u8],
     // The largest number that is not nearer to the upper of two neighbours.
     let mut ends: Vec<F> = centroids.windows(2).map(|pair| floor(middle(pair[0], pair[1]))).collect();
     let isa = Isa::best();
-    let guess = (ends.len() > FEW).then(|| Guess::new(&ends));
+    let guess = (size_of_val(ends.as_slice()) > FEW).then(|| Guess::new(&ends));
     // Nothing is above infinity.
     ends.resize(ends.len().next_multiple_of(TOGETHER), F::infinity());
     pool.each(values.chunks(PART).zip(codes.chunks_mut(PART)), |(values, codes)| {
@@ -296,37 +300,58 @@ fn floor<F: Float>(x: f64) -> F {
     if below.as_f64() <= x { below } else { near - step }
 }
 
-/// Up to so many boundaries are all compared with.
-const FEW: usize = 32;
+/// Bytes of boundaries which are all compared with.
+const FEW: usize = 64;
 /// Boundaries that are compared with while a count is in a register.
 const TOGETHER: usize = 8;
+/// Most boundaries that codes of a byte tell apart, and one behind them.
+const MOST: usize = 256;
+
+const CELLS: usize = 1 << 12;
 
 /// Boundaries that are surely passed, by position between the first and the last.
 struct Guess<F> {
     first: F,
     per_unit: F,
-    passed: Vec<u8>,
+    passed: [u8; CELLS],
+    /// Infinity behind the last.
+    ends: [F; MOST],
+    /// Most boundaries in one cell.
+    most: usize,
 }
 
 impl<F: Float> Guess<F> {
-    const CELLS: usize = 1 << 12;
-
     fn new(ends: &[F]) -> Self {
         let (first, last) = (ends[0], ends[ends.len() - 1]);
-        let per_unit = F::of((Self::CELLS - 1) as f64) / (last - first);
+        let per_unit = F::of((CELLS - 1) as f64) / (last - first);
         let per_unit = if per_unit.is_finite() { per_unit } else { F::zero() };
-        let mut guess = Self { first, per_unit, passed: vec![0; Self::CELLS] };
+        let passed = [0; CELLS];
+        let mut guess = Self { first, per_unit, passed, ends: [F::infinity(); MOST], most: 0 };
+        guess.ends[..ends.len()].copy_from_slice(ends);
         // The cell of a number never falls as the number grows: who is in a later cell than an end is above it.
-        for &end in ends {
-            let cell = guess.cell(end);
-            guess.passed[cell + 1..].iter_mut().for_each(|passed| *passed += 1);
+        let cells: Vec<usize> = ends.iter().map(|&end| guess.cell(end)).collect();
+        for same in cells.chunk_by(usize::eq) {
+            guess.most = guess.most.max(same.len());
+            guess.passed[same[0] + 1..].iter_mut().for_each(|passed| *passed += same.len() as u8);
         }
         guess
     }
 
     #[inline(always)]
     fn cell(&self, x: F) -> usize {
-        ((x - self.first) * self.per_unit).truncate().clamp(0, Self::CELLS as i32 - 1) as usize
+        ((x - self.first) * self.per_unit).truncate().clamp(0, CELLS as i32 - 1) as usize
+    }
+
+    /// Boundaries that each number has passed.
+    #[inline(always)]
+    fn passed<const N: usize>(&self, x: &[F; N]) -> [u8; N] {
+        let mut passed = x.map(|x| self.cell(x) as u16).map(|cell| self.passed[usize::from(cell) % CELLS]);
+        for _ in 0..self.most {
+            for (passed, &x) in passed.iter_mut().zip(x) {
+                *passed += u8::from(x > self.ends[usize::from(*passed)]);
+            }
+        }
+        passed
     }
 }
 
@@ -337,32 +362,31 @@ struct Assign<'a, F> {
     codes: &'a mut [u8],
 }
 
+impl<F: Float> Assign<'_, F> {
+    /// Codes for `N` numbers at a time, by a way to find them that works for one as well.
+    #[inline(always)]
+    fn run_with<const N: usize>(self, many: impl Fn(&[F; N]) -> [u8; N], one: impl Fn(&[F; 1]) -> [u8; 1]) {
+        let (blocks, rest) = self.values.as_chunks();
+        let (code_blocks, code_rest) = self.codes.as_chunks_mut();
+        for (x, codes) in blocks.iter().zip(code_blocks) {
+            *codes = many(x);
+        }
+        for (&x, code) in rest.iter().zip(code_rest) {
+            [*code] = one(&[x]);
+        }
+    }
+}
+
 impl<F: Float> Work for Assign<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        /// Numbers whose counts stay in registers over all boundaries.
-        const LANES: usize = 64;
-        let Self { values, ends, guess, codes } = self;
-        if let Some(guess) = guess {
-            for (code, &x) in codes.iter_mut().zip(values) {
-                let mut at = guess.passed[guess.cell(x)];
-                while ends.get(usize::from(at)).is_some_and(|&end| x > end) {
-                    at += 1;
-                }
-                *code = at;
-            }
-            return;
-        }
-        let (blocks, rest) = values.as_chunks::<LANES>();
-        let (code_blocks, code_rest) = codes.as_chunks_mut::<LANES>();
-        for (x, codes) in blocks.iter().zip(code_blocks) {
-            *codes = nearest(x, ends);
-        }
-        for (&x, code) in rest.iter().zip(code_rest) {
-            let [nearest] = nearest(&[x], ends);
-            *code = nearest;
+        let ends = self.ends;
+        match self.guess {
+            Some(guess) => self.run_with::<128>(|x| guess.passed(x), |x| guess.passed(x)),
+            // So many that their counts stay in registers over all boundaries.
+            None => self.run_with::<64>(|x| nearest(x, ends), |x| nearest(x, ends)),
         }
     }
 }

@@ -56,28 +56,49 @@ macro_rules! tame {
                 start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
+                sums[..rows].fill(*start);
                 let vectors = columns.div_ceil(8);
+                match live {
+                    None => {
+                        for (a, steps) in a.chunks(NEAR * rows).zip(steps.chunks(NEAR)) {
+                            near(rows, vectors, a, None, steps, sums);
+                        }
+                    }
+                    Some(live) => near(rows, vectors, a, Some(live), steps, sums),
+                }
+            }
+
+            /// Adds some steps of `k`.
+            #[target_feature(enable = "avx2,fma")]
+            fn near(
+                rows: usize,
+                vectors: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                sums: &mut Sums,
+            ) {
                 // More rows than five in two turns: registers hold the sums of two vectors then, and each code that fills a
                 // vector is used twice.
                 match rows {
-                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, start, sums),
-                    1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, start, sums),
-                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, live, steps, start, sums),
-                    2 => passes::<2, 0, 2, 2>(vectors, a, live, steps, start, sums),
-                    3 => passes::<3, 0, 3, 2>(vectors, a, live, steps, start, sums),
-                    4 => passes::<4, 0, 4, 2>(vectors, a, live, steps, start, sums),
-                    5 => passes::<5, 0, 5, 2>(vectors, a, live, steps, start, sums),
+                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, sums),
+                    1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, sums),
+                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, live, steps, sums),
+                    2 => passes::<2, 0, 2, 2>(vectors, a, live, steps, sums),
+                    3 => passes::<3, 0, 3, 2>(vectors, a, live, steps, sums),
+                    4 => passes::<4, 0, 4, 2>(vectors, a, live, steps, sums),
+                    5 => passes::<5, 0, 5, 2>(vectors, a, live, steps, sums),
                     6 => {
-                        passes::<6, 0, 3, 2>(vectors, a, live, steps, start, sums);
-                        passes::<6, 3, 3, 2>(vectors, a, live, steps, start, sums);
+                        passes::<6, 0, 3, 2>(vectors, a, live, steps, sums);
+                        passes::<6, 3, 3, 2>(vectors, a, live, steps, sums);
                     }
                     7 => {
-                        passes::<7, 0, 4, 2>(vectors, a, live, steps, start, sums);
-                        passes::<7, 4, 3, 2>(vectors, a, live, steps, start, sums);
+                        passes::<7, 0, 4, 2>(vectors, a, live, steps, sums);
+                        passes::<7, 4, 3, 2>(vectors, a, live, steps, sums);
                     }
                     8 => {
-                        passes::<8, 0, 4, 2>(vectors, a, live, steps, start, sums);
-                        passes::<8, 4, 4, 2>(vectors, a, live, steps, start, sums);
+                        passes::<8, 0, 4, 2>(vectors, a, live, steps, sums);
+                        passes::<8, 4, 4, 2>(vectors, a, live, steps, sums);
                     }
                     _ => unreachable!("a tile of {rows} rows"),
                 }
@@ -90,16 +111,15 @@ macro_rules! tame {
                 a: &[u32],
                 live: Option<&[u32]>,
                 steps: &[$step],
-                start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
                 const { assert!(FIRST + N <= R && R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
                 let (a, sums) = (a.as_chunks::<R>().0, &mut sums[FIRST..FIRST + N]);
                 for first in (0..vectors).step_by(V) {
                     let mut all = [[_mm256_setzero_si256(); V]; N];
-                    for all in &mut all {
+                    for (all, sums) in all.iter_mut().zip(&*sums) {
                         for (v, sum) in all.iter_mut().enumerate() {
-                            *sum = load_256(start, first + v);
+                            *sum = load_256(sums, first + v);
                         }
                     }
                     match live {

@@ -238,7 +238,7 @@ fn a_kill_at_any_moment_leaves_a_whole_model() {
     let path = folder.join("a.onnx");
     for round in 0..12 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "writes_until_killed", "--ignored"])
+            .args(["--exact", "onnx::writes_until_killed", "--ignored"])
             .env("TRIMNET_WRITE_UNTIL_KILLED", &path)
             .stdout(std::process::Stdio::null())
             .spawn()

@@ -291,7 +291,7 @@ fn child() {
 
 fn spawn_child(source: &Path, out: &Path, max_shard_bytes: u64) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "checkpoint::child", "--ignored", "--nocapture", "--test-threads=1"])
         .env("TRIMNET_IN", source)
         .env("TRIMNET_OUT", out)
         .env("TRIMNET_SHARD", max_shard_bytes.to_string())

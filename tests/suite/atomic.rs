@@ -54,7 +54,7 @@ fn a_killed_writer_never_leaves_half_a_file_under_the_final_name() {
     let mut half_done = 0;
     for round in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--ignored"])
+            .args(["--exact", "atomic::child", "--ignored"])
             .env("TRIMNET_FOLDER", &folder)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -1,7 +1,5 @@
 //! Laws of the quantizers, over every scheme: those of a compressor, and what a code may do to a number.
 
-mod laws;
-
 use ndarray::{Array2, Axis, Ix2, array};
 use proptest::prelude::*;
 use trimnet::quantize::{
@@ -9,6 +7,8 @@ use trimnet::quantize::{
     RatioQuantizer, Rounding, ScaleRule, Scheme, Start, UniformQuantizer, ZeroRange,
 };
 use trimnet::{Compressed, Compressor, Erased, Error, Float};
+
+use crate::laws;
 
 const ROUNDINGS: [Rounding; 6] = [
     Rounding::HalfEvenDivide,

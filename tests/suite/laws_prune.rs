@@ -1,7 +1,5 @@
 //! Laws of the pruners: those of every compressor, and that each one equals its slow definition.
 
-mod laws;
-
 use ndarray::{Array2, Axis, Ix2};
 use proptest::prelude::*;
 use trimnet::prune::{
@@ -9,6 +7,8 @@ use trimnet::prune::{
     score,
 };
 use trimnet::{Compressed, Mask, SparseTensor};
+
+use crate::laws::{self, compressor_laws};
 
 fn sparsity(sparsity: f64) -> Selection {
     Selection::sparsity(sparsity).unwrap()

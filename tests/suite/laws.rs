@@ -92,7 +92,6 @@ where
 }
 
 /// One test per compressor, in both precisions: `compressor_laws! { name: compressor, .. }`.
-#[macro_export]
 macro_rules! compressor_laws {
     ($($name:ident: $compressor:expr),* $(,)?) => {
         proptest::proptest! {
@@ -108,3 +107,5 @@ macro_rules! compressor_laws {
         }
     };
 }
+
+pub(crate) use compressor_laws;
