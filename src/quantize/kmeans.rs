@@ -12,7 +12,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Isa, PART, Pool, Work, fetch, with};
 use crate::quantize::range::extremes;
 
 /// Up to so many numbers are sorted.
@@ -22,6 +22,9 @@ const BINS: usize = 1 << 12;
 const FRACTION: u32 = 17;
 /// Numbers that are binned before their fractions could overflow what is left of 64 bits.
 const BATCH: usize = 1 << 20;
+/// Blocks of numbers between the one that is worked on and the one that is asked for: work on a block is long enough to let the
+/// processor's own reading ahead stop.
+const AHEAD: usize = 4;
 /// A count of one in the upper half of a bin, above the sum of fractions.
 const ONE: u64 = 1 << 40;
 
@@ -236,15 +239,18 @@ impl<F: Float> Work for Count<'_, F> {
         const CHUNK: usize = 128;
         const LAST: i32 = ((BINS as u32) << FRACTION) as i32 - 1;
         let Self { values, min, per_unit, bins } = self;
-        let step = |x: F| ((x - min) * per_unit).truncate().clamp(0, LAST) as u32;
-        let mut table = [0u64; BINS];
+        let step = |x: F| ((x - min) * per_unit).index(LAST) as u32;
+        let (mut table, mut steps) = ([0u64; BINS], [0u32; CHUNK]);
         let add = |table: &mut [u64; BINS], step: u32| {
             table[(step >> FRACTION) as usize % BINS] += ONE + u64::from(step & ((1 << FRACTION) - 1));
         };
         for batch in values.chunks(BATCH) {
             let (chunks, rest) = batch.as_chunks::<CHUNK>();
-            for values in chunks {
-                let steps = values.map(step);
+            for (at, values) in chunks.iter().enumerate() {
+                chunks.get(at + AHEAD).inspect(|soon| fetch(*soon));
+                for i in 0..CHUNK {
+                    steps[i] = step(values[i]);
+                }
                 // One load for two.
                 for &[a, b] in steps.as_chunks().0 {
                     let both = u64::from(a) | u64::from(b) << 32;
@@ -339,16 +345,23 @@ impl<F: Float> Guess<F> {
 
     #[inline(always)]
     fn cell(&self, x: F) -> usize {
-        ((x - self.first) * self.per_unit).truncate().clamp(0, CELLS as i32 - 1) as usize
+        ((x - self.first) * self.per_unit).index(CELLS as i32 - 1) as usize
     }
 
     /// Boundaries that each number has passed.
     #[inline(always)]
     fn passed<const N: usize>(&self, x: &[F; N]) -> [u8; N] {
-        let mut passed = x.map(|x| self.cell(x) as u16).map(|cell| self.passed[usize::from(cell) % CELLS]);
+        let (mut cells, mut passed) = ([0u16; N], [0; N]);
+        // By index over all: what the compiler turns into vectors.
+        for i in 0..N {
+            cells[i] = self.cell(x[i]) as u16;
+        }
+        for i in 0..N {
+            passed[i] = self.passed[usize::from(cells[i]) % CELLS];
+        }
         for _ in 0..self.most {
-            for (passed, &x) in passed.iter_mut().zip(x) {
-                *passed += u8::from(x > self.ends[usize::from(*passed)]);
+            for i in 0..N {
+                passed[i] += u8::from(x[i] > self.ends[usize::from(passed[i])]);
             }
         }
         passed
@@ -368,7 +381,8 @@ impl<F: Float> Assign<'_, F> {
     fn run_with<const N: usize>(self, many: impl Fn(&[F; N]) -> [u8; N], one: impl Fn(&[F; 1]) -> [u8; 1]) {
         let (blocks, rest) = self.values.as_chunks();
         let (code_blocks, code_rest) = self.codes.as_chunks_mut();
-        for (x, codes) in blocks.iter().zip(code_blocks) {
+        for (at, (x, codes)) in blocks.iter().zip(code_blocks).enumerate() {
+            blocks.get(at + AHEAD).inspect(|soon| fetch(*soon));
             *codes = many(x);
         }
         for (&x, code) in rest.iter().zip(code_rest) {

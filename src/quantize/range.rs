@@ -70,8 +70,8 @@ impl<F: Float> Work for Scan<'_, F> {
 
     #[inline(always)]
     fn run(self) -> Extremes<F> {
-        const LANES: usize = 64;
-        const BLOCK: usize = 64 * LANES;
+        const LANES: usize = 32;
+        const BLOCK: usize = 128 * LANES;
         let mut all = Extremes::none();
         for block in self.0.chunks(BLOCK) {
             // Most blocks are finite as a whole: then two comparisons are enough.
