@@ -10,9 +10,9 @@ use super::real::Real;
 /// Results of so many bytes are not found in a cache by whoever reads them next.
 const LARGE: usize = 8 << 20;
 
-/// Numbers between two writes: so few that reading and writing alternate, which suits memory better than long stretches
+/// Bytes between two writes: so few that reading and writing alternate, which suits memory better than long stretches
 /// of either.
-const CHUNK: usize = 256;
+const CHUNK_BYTES: usize = 1024;
 
 /// Shorter parts are left to the caches: their first and last lines are not whole, which writes past the caches suffer from.
 const SHORT: usize = 2048;
@@ -20,13 +20,16 @@ const SHORT: usize = 2048;
 /// Bytes of a line.
 const ALIGN: usize = 64;
 
+/// Numbers of four bytes in a chunk and the line before it.
+const MOST: usize = (CHUNK_BYTES + ALIGN) / 4;
+
 /// Memory that begins with a line.
 #[repr(C, align(64))]
-struct Line<F>([F; CHUNK + ALIGN]);
+struct Line<F>([F; MOST]);
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
-    /// Each part begins at a multiple of so many elements, a divisor of 256.
+    /// Each part begins at a multiple of so many elements, a divisor of 128.
     const GRAIN: usize = 1;
 
     /// Writes the elements `at..at + out.len()`, some hundreds at most; has to be `#[inline(always)]`.
@@ -75,7 +78,7 @@ impl<F: Real> Stream<F> {
         #[cfg(not(target_arch = "x86_64"))]
         let large = false;
         let _ = whole;
-        Self { isa, large, memory: Line([F::default(); CHUNK + ALIGN]) }
+        Self { isa, large, memory: Line([F::default(); MOST]) }
     }
 
     /// Fills `out` with what `fill` makes.
@@ -86,7 +89,8 @@ impl<F: Real> Stream<F> {
         let large = self.passes(out);
         let mut shift = out.as_ptr().addr() % ALIGN / size_of::<F>();
         let whole = large && shift.is_multiple_of(T::GRAIN);
-        let mut length = if whole { CHUNK - shift } else { CHUNK };
+        let most = CHUNK_BYTES / size_of::<F>();
+        let mut length = if whole { most - shift } else { most };
         let (mut rest, mut at) = (out, 0);
         while !rest.is_empty() {
             let (part, after) = rest.split_at_mut(length.min(rest.len()));
@@ -97,7 +101,7 @@ impl<F: Real> Stream<F> {
                 past_caches(self.isa, chunk, part);
             }
             at += part.len();
-            (rest, length) = (after, CHUNK);
+            (rest, length) = (after, most);
             if whole {
                 shift = 0;
             }
@@ -196,9 +200,9 @@ mod tests {
 
     #[test]
     fn parts_begin_at_multiples_of_the_grain_wherever_the_result_lies() {
-        let mut memory = vec![-1.0; 3 * CHUNK];
+        let mut memory = vec![-1.0; 3 * CHUNK_BYTES];
         for isa in Isa::available() {
-            for (start, length) in (0..9).flat_map(|start| [(start, 4), (start, 2 * CHUNK + 12)]) {
+            for (start, length) in (0..9).flat_map(|start| [(start, 4), (start, 2 * CHUNK_BYTES + 12)]) {
                 let out = &mut memory[start..start + length];
                 write(isa, LARGE, out, &mut Fours);
                 assert!(out.iter().enumerate().all(|(i, &x)| x == i as f64), "{isa} {start} {length}");
@@ -208,9 +212,11 @@ mod tests {
 
     #[test]
     fn large_and_small_results_are_the_same_at_every_length_and_place() {
-        let mut memory = vec![-1.0; 3 * CHUNK];
+        let mut memory = vec![-1.0; 3 * CHUNK_BYTES];
         for isa in Isa::available() {
-            for (start, length) in [(0, 0), (1, 1), (3, 2), (1, CHUNK), (2, CHUNK + 7), (5, 2 * CHUNK + 1)] {
+            for (start, length) in
+                [(0, 0), (1, 1), (3, 2), (1, CHUNK_BYTES), (2, CHUNK_BYTES + 7), (5, 2 * CHUNK_BYTES + 1)]
+            {
                 for whole in [length, LARGE] {
                     memory.fill(-1.0);
                     write(isa, whole, &mut memory[start..start + length], &mut Count(0.5));

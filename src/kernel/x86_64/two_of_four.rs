@@ -142,29 +142,72 @@ pairs!(
     _mm512_store_ps
 );
 
-impl Avx512 {
-    /// The sums of one slice of codes for the first `rows` of `x`.
-    pub(in crate::kernel) fn pair_codes(
-        self,
-        steps: &[PairCodes],
-        x: &[&[[u8; PAIR_STEP]]; TILE],
-        rows: usize,
-        sums: &mut [[i32; 16]; TILE],
-    ) {
-        // SAFETY: `self` proves the instructions.
-        unsafe {
-            match rows {
-                0 | 1 => pair_codes::<1>(steps, x, sums),
-                2 => pair_codes::<2>(steps, x, sums),
-                3 => pair_codes::<3>(steps, x, sums),
-                _ => pair_codes::<TILE>(steps, x, sums),
+macro_rules! pair_codes {
+    ($cpu:ident, $tile:ident) => {
+        impl $cpu {
+            /// The sums of one slice of codes for the first `rows` of `x`.
+            pub(in crate::kernel) fn pair_codes(
+                self,
+                steps: &[PairCodes],
+                x: &[&[[u8; PAIR_STEP]]; TILE],
+                rows: usize,
+                sums: &mut [[i32; 16]; TILE],
+            ) {
+                // SAFETY: `self` proves the instructions.
+                unsafe {
+                    match rows {
+                        0 | 1 => $tile::<1>(steps, x, sums),
+                        2 => $tile::<2>(steps, x, sums),
+                        3 => $tile::<3>(steps, x, sums),
+                        _ => $tile::<TILE>(steps, x, sums),
+                    }
+                }
             }
+        }
+    };
+}
+
+pair_codes!(Avx2, pair_codes_avx2);
+pair_codes!(Avx512, pair_codes_avx512);
+
+/// Eight outputs in a vector. A product with every other weight zero is one that fits 16 bits.
+#[target_feature(enable = "avx2,fma")]
+fn pair_codes_avx2<const T: usize>(
+    steps: &[PairCodes],
+    x: &[&[[u8; PAIR_STEP]]; TILE],
+    sums: &mut [[i32; 16]; TILE],
+) {
+    assert!(x.iter().all(|x| x.len() >= steps.len()));
+    let (even, ones) = (_mm256_set1_epi16(0xff), _mm256_set1_epi16(1));
+    let mut all = [[_mm256_setzero_si256(); 2]; T];
+    for (k, step) in steps.iter().enumerate() {
+        let (values, indices) = (step.values.as_chunks::<8>().0, step.indices.as_chunks::<8>().0);
+        for half in 0..2 {
+            // SAFETY: 32 bytes to read.
+            let values = unsafe { _mm256_loadu_si256(values[half].as_ptr().cast()) };
+            let (first, second) = (_mm256_and_si256(values, even), _mm256_andnot_si256(even, values));
+            let bits = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(indices[half])));
+            let picks = spread_256(bits);
+            for (all, x) in all.iter_mut().zip(x) {
+                // SAFETY: `k` is below the number of steps, of which each row has as many at least.
+                let x = unsafe { x.get_unchecked(k) };
+                let inputs = _mm256_shuffle_epi8(_mm256_set1_epi64x(i64::from_le_bytes(*x)), picks);
+                let first = _mm256_madd_epi16(_mm256_maddubs_epi16(inputs, first), ones);
+                let second = _mm256_madd_epi16(_mm256_maddubs_epi16(inputs, second), ones);
+                all[half] = _mm256_add_epi32(all[half], _mm256_add_epi32(first, second));
+            }
+        }
+    }
+    for (sums, all) in sums.iter_mut().zip(all) {
+        for (half, sum) in sums.as_chunks_mut::<8>().0.iter_mut().zip(all) {
+            // SAFETY: eight sums to write.
+            unsafe { _mm256_storeu_si256(half.as_mut_ptr().cast(), sum) };
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn pair_codes<const T: usize>(
+fn pair_codes_avx512<const T: usize>(
     steps: &[PairCodes],
     x: &[&[[u8; PAIR_STEP]]; TILE],
     sums: &mut [[i32; 16]; TILE],
@@ -203,10 +246,7 @@ fn pair_codes<const T: usize>(
 fn picks(step: &PairCodes) -> __m512i {
     // SAFETY: sixteen bytes to read.
     let bits = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(step.indices.as_ptr().cast()) });
-    // Bits 2 c and 2 c + 1 to the lowest of byte c; the second group begins at byte 4 of the eight.
-    let bits = _mm512_or_si512(bits, _mm512_slli_epi32::<12>(bits));
-    let bits = _mm512_or_si512(bits, _mm512_slli_epi32::<6>(bits));
-    _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32(0x0303_0303)), _mm512_set1_epi32(0x0404_0000))
+    spread_512(bits)
 }
 
 #[inline]
@@ -215,3 +255,28 @@ fn values(step: &PairCodes) -> __m512i {
     // SAFETY: 64 bytes to read.
     unsafe { _mm512_loadu_si512(step.values.as_ptr().cast()) }
 }
+
+/// Eight bits for each output to four bytes of two: bits `2 c` and `2 c + 1` to the lowest of byte `c`; the second group of inputs
+/// begins at byte 4 of the eight.
+macro_rules! spread {
+    ($name:ident, $features:literal, $vector:ty, $or:ident, $and:ident, $left:ident, $set:ident) => {
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn $name(bits: $vector) -> $vector {
+            let bits = $or(bits, $left::<12>(bits));
+            let bits = $or(bits, $left::<6>(bits));
+            $or($and(bits, $set(0x0303_0303)), $set(0x0404_0000))
+        }
+    };
+}
+
+spread!(spread_256, "avx2", __m256i, _mm256_or_si256, _mm256_and_si256, _mm256_slli_epi32, _mm256_set1_epi32);
+spread!(
+    spread_512,
+    "avx512f",
+    __m512i,
+    _mm512_or_si512,
+    _mm512_and_si512,
+    _mm512_slli_epi32,
+    _mm512_set1_epi32
+);
