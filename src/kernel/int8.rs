@@ -348,6 +348,7 @@ mod tests {
             for length in 0..=130 {
                 for (rows, inputs, outputs) in [
                     (length, 7, 9),
+                    (length, 37, 41),
                     (3, length, 18),
                     (15, length, 5),
                     (2, 9, length),
@@ -388,8 +389,9 @@ mod tests {
     fn leaving_out_zeros_changes_no_sum() {
         let (inputs, outputs) = (301, 115);
         let w = nearly_tame(2, inputs * outputs);
+        let small: Vec<i8> = w.iter().map(|w| w >> 4).collect();
         let bias = vec![7; outputs];
-        for rows in [1, 2, 14, 32] {
+        for rows in (1..=14).chain([32]) {
             // Of blocks of twenty inputs, one in so many is not all zero.
             for every in [1, 2, 3, 5, 100] {
                 let mut a = bytes(1, rows * inputs);
@@ -398,11 +400,14 @@ mod tests {
                 for zero_point in [0, 9] {
                     let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
                     let expected = definition(&wide, zero_point, &bias, &w, rows, inputs);
+                    let expected_i4 = definition(&wide, zero_point, &bias, &small, rows, inputs);
                     let input = Input { codes: Codes::U8(&a), zero_point, bias: Some(&bias) };
                     for isa in Isa::available() {
                         for packed in packed(&w, outputs, inputs) {
                             assert_eq!(sums(isa, input, &packed, rows), expected, "{isa} {rows} {every}");
                         }
+                        let packed = PackedI4::new(&small, outputs, inputs);
+                        assert_eq!(sums(isa, input, &packed, rows), expected_i4, "{isa} i4 {rows} {every}");
                     }
                 }
             }
@@ -458,6 +463,12 @@ mod tests {
                 for packed in packed(&w, outputs, inputs) {
                     prop_assert_eq!(&sums(isa, input, &packed, rows), &expected, "{}", isa);
                 }
+            }
+            let w: Vec<i8> = w.iter().map(|w| w >> 4).collect();
+            let expected = definition(&wide, zero_point, &vec![0; outputs], &w, rows, inputs);
+            let packed = PackedI4::new(&w, outputs, inputs);
+            for isa in Isa::available() {
+                prop_assert_eq!(&sums(isa, input, &packed, rows), &expected, "{} i4", isa);
             }
         }
     }

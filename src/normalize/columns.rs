@@ -22,8 +22,8 @@ const BLOCK: usize = 64;
 const DEEP: usize = 4;
 /// How many columns ahead numbers are asked for: so many rows at a time are more than a processor foresees.
 const AHEAD: usize = 512;
-/// Columns that are summed side by side; threads divide them by so many.
-const COLUMNS: usize = 64;
+/// Columns that are summed side by side, in registers; threads divide them by so many.
+const COLUMNS: usize = 32;
 
 /// Mean and spread of each column of a batch.
 #[derive(Clone, Debug, PartialEq)]
