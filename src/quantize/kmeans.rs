@@ -321,9 +321,9 @@ struct Guess<F> {
     per_unit: F,
     passed: [u8; CELLS],
     /// Infinity behind the last.
-    ends: [F; MOST],
-    /// Most boundaries in one cell.
-    most: usize,
+    ends: [F; 2 * MOST],
+    /// Digits of the largest number of boundaries in one cell.
+    digits: u32,
 }
 
 impl<F: Float> Guess<F> {
@@ -332,12 +332,12 @@ impl<F: Float> Guess<F> {
         let per_unit = F::of((CELLS - 1) as f64) / (last - first);
         let per_unit = if per_unit.is_finite() { per_unit } else { F::zero() };
         let passed = [0; CELLS];
-        let mut guess = Self { first, per_unit, passed, ends: [F::infinity(); MOST], most: 0 };
+        let mut guess = Self { first, per_unit, passed, ends: [F::infinity(); 2 * MOST], digits: 0 };
         guess.ends[..ends.len()].copy_from_slice(ends);
         // The cell of a number never falls as the number grows: who is in a later cell than an end is above it.
         let cells: Vec<usize> = ends.iter().map(|&end| guess.cell(end)).collect();
         for same in cells.chunk_by(usize::eq) {
-            guess.most = guess.most.max(same.len());
+            guess.digits = guess.digits.max(usize::BITS - same.len().leading_zeros());
             guess.passed[same[0] + 1..].iter_mut().for_each(|passed| *passed += same.len() as u8);
         }
         guess
@@ -359,9 +359,11 @@ impl<F: Float> Guess<F> {
         for i in 0..N {
             passed[i] = self.passed[usize::from(cells[i]) % CELLS];
         }
-        for _ in 0..self.most {
+        // Those of its own cell, halving: mostly a single one.
+        for step in (0..self.digits).rev().map(|digit| 1 << digit) {
             for i in 0..N {
-                passed[i] += u8::from(x[i] > self.ends[usize::from(passed[i])]);
+                let last = usize::from(passed[i]) + step - 1;
+                passed[i] += step as u8 * u8::from(x[i] > self.ends[last % (2 * MOST)]);
             }
         }
         passed
@@ -447,6 +449,7 @@ mod tests {
             let mut centroids = spaced(k);
             if k > 4 {
                 centroids[2] = centroids[1]; // an empty cluster
+                centroids[k - 1] = 1e6; // all others in one cell of guesses
             }
             // The middle of two, and its neighbours.
             for pair in centroids.windows(2) {
@@ -457,7 +460,7 @@ mod tests {
                 let mut codes = vec![7; values.len()];
                 assign_nearest(&values, &centroids, &mut codes, &pool).unwrap();
                 for (&x, &code) in values.iter().zip(&codes) {
-                    let finite = x.clamp(-100.0, 100.0);
+                    let finite = x.clamp(-1e9, 1e9);
                     let (found, best) = (centroids[usize::from(code)], centroids[brute(finite, &centroids)]);
                     // As near as f64 can tell.
                     let distance = |c: f32| (f64::from(finite) - f64::from(c)).abs();
