@@ -359,12 +359,15 @@ impl<F: Float> Guess<F> {
         for i in 0..N {
             passed[i] = self.passed[usize::from(cells[i]) % CELLS];
         }
-        // Those of its own cell, halving: mostly a single one.
-        for step in (0..self.digits).rev().map(|digit| 1 << digit) {
+        // Those of its own cell, by halving; mostly there is one at most.
+        for step in (1..self.digits).rev().map(|digit| 1 << digit) {
             for i in 0..N {
                 let last = usize::from(passed[i]) + step - 1;
                 passed[i] += step as u8 * u8::from(x[i] > self.ends[last % (2 * MOST)]);
             }
+        }
+        for i in 0..N {
+            passed[i] += u8::from(x[i] > self.ends[usize::from(passed[i])]);
         }
         passed
     }
