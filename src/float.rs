@@ -32,10 +32,6 @@ pub trait Float:
     #[doc(hidden)]
     fn small_int(self) -> i32;
 
-    /// Towards 0, within `0..=last` for `last <= 2^30`; NaN gives 0. Vectors do it, which they do not for `as i32`.
-    #[doc(hidden)]
-    fn index(self, last: i32) -> i32;
-
     /// The nearest value of this type.
     #[doc(hidden)]
     fn of_int(x: i32) -> Self;
@@ -66,15 +62,6 @@ macro_rules! float {
                 // At 1.5 * 2^(mantissa bits) the distance of neighbours is 1: the sum rounds, its last bits count.
                 const ANCHOR: $t = $anchor;
                 (self + ANCHOR).to_bits().wrapping_sub(ANCHOR.to_bits()) as i32
-            }
-
-            #[inline(always)]
-            fn index(self, last: i32) -> i32 {
-                let top = last.min(1 << 30) as $t;
-                let x = if self > 0.0 { self } else { 0.0 };
-                let x = if x < top { x } else { top };
-                // SAFETY: no NaN is above 0, and 0 <= x <= 2^30. The type may round `last` up.
-                unsafe { x.to_int_unchecked::<i32>() }.min(last)
             }
 
             #[inline(always)]
@@ -178,29 +165,6 @@ mod tests {
             assert_eq!(x.small_int(), x.round_ties_even() as i32);
             assert_eq!((x as f32).small_int(), (x as f32).round_ties_even() as i32);
         }
-    }
-
-    #[test]
-    fn an_index_is_cut_and_stays_in_its_range() {
-        let cases = [
-            (f64::NAN, 0),
-            (f64::NEG_INFINITY, 0),
-            (-1.5, 0),
-            (-0.0, 0),
-            (0.99, 0),
-            (1.0, 1),
-            (4094.99, 4094),
-            (4096.0, 4095),
-            (1e30, 4095),
-            (f64::INFINITY, 4095),
-        ];
-        for (x, index) in cases {
-            assert_eq!((x.index(4095), (x as f32).index(4095)), (index, index), "{x}");
-        }
-        // Not a number of f32: 2^29 is next to it.
-        let last = (1 << 29) - 1;
-        assert_eq!((f32::MAX.index(last), f64::MAX.index(last)), (last, last));
-        assert_eq!(f32::MAX.index(i32::MAX), 1 << 30);
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub trait Real:
     #[doc(hidden)]
     fn round_small(self) -> i32;
 
+    /// Towards 0, within `0..=last` for `last <= 2^30`; NaN gives 0. Vectors do it, which they do not for `as i32`.
+    #[doc(hidden)]
+    fn index(self, last: i32) -> i32;
+
     /// Appends those of `x`, or of their magnitudes, in the closed interval `between` to `inside`, in order; returns how
     /// many are below it, and how many of the last of `x` are left to the caller.
     #[doc(hidden)]
@@ -96,6 +100,15 @@ macro_rules! real {
                 // of the sum are the integer.
                 let round: Self = $round;
                 (self + round).to_bits().wrapping_sub(round.to_bits()) as i32
+            }
+
+            #[inline(always)]
+            fn index(self, last: i32) -> i32 {
+                let top = last.min(1 << 30) as Self;
+                let x = if self > 0.0 { self } else { 0.0 };
+                let x = if x < top { x } else { top };
+                // SAFETY: no NaN is above 0, and 0 <= x <= 2^30. The type may round `last` up.
+                unsafe { x.to_int_unchecked::<i32>() }.min(last)
             }
 
             fn collect_between(
@@ -159,3 +172,31 @@ macro_rules! real {
 
 real!(f32, 12_582_912.0, run_f32, between_f32, fours_f32, avx2: 6, avx512: 14);
 real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, fours_f64, avx2: 6, avx512: 6);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_cut_and_stays_in_its_range() {
+        let cases = [
+            (f64::NAN, 0),
+            (f64::NEG_INFINITY, 0),
+            (-1.5, 0),
+            (-0.0, 0),
+            (0.99, 0),
+            (1.0, 1),
+            (4094.99, 4094),
+            (4096.0, 4095),
+            (1e30, 4095),
+            (f64::INFINITY, 4095),
+        ];
+        for (x, index) in cases {
+            assert_eq!((x.index(4095), (x as f32).index(4095)), (index, index), "{x}");
+        }
+        // Not a number of f32: 2^29 is next to it.
+        let last = (1 << 29) - 1;
+        assert_eq!((f32::MAX.index(last), f64::MAX.index(last)), (last, last));
+        assert_eq!(f32::MAX.index(i32::MAX), 1 << 30);
+    }
+}
