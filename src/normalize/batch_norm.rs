@@ -17,10 +17,8 @@ pub use into::BatchStatistics;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis, Zip};
 
-use super::affine::{
-    Affine, AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads,
-};
-use super::columns::{self, Moments, each_row};
+use super::affine::{AffineGrads, check_eps, check_features, check_keep, check_some, check_width, nan_grads};
+use super::columns::Moments;
 use super::running::{BnConvention, Momentum};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
@@ -60,8 +58,8 @@ pub struct BatchNorm<F> {
 /// What the backward pass of [`BatchNorm`] needs of the forward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNormCache<F> {
-    x_hat: Array2<F>,
-    scale: Vec<F>,
+    x: Array2<F>,
+    batch: BatchStatistics<F>,
 }
 
 impl<F: Float> BatchNorm<F> {
@@ -284,32 +282,21 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
     /// Refuses fewer than two rows in every convention: one row has no variance. NaN and infinity are refused
     /// too ([`Error::NotFinite`]), because they would stay in the running statistics for ever.
     fn normalize_batch(&mut self, x: Array2<F>) -> Result<(Array2<F>, Self::Cache)> {
-        let features = self.features();
-        check_width("x", &x, features)?;
-        let rows = x.nrows();
-        let mut x_hat = into_rows(x);
-        let pool = Pool::for_elements(x_hat.len());
-        let batch = self.statistics(elements(&x_hat), rows, &pool)?;
-        let affine = Affine::new(&self.gamma, &self.beta);
-        let mut y = Array2::zeros((rows, features));
-        let outputs = [elements_mut(&mut x_hat), elements_mut(&mut y)];
-        each_row(&pool, features, [], outputs, |j, [], [x_hat, y]| {
-            batch.moments.standardize(j, &batch.inverse, x_hat);
-            y.copy_from_slice(x_hat);
-            affine.run(j, y);
-        });
-        self.update_running(&batch.moments, rows);
-        Ok((y, BatchNormCache { x_hat, scale: batch.scale }))
+        check_width("x", &x, self.features())?;
+        let x = into_rows(x);
+        let mut y = Array2::zeros(x.raw_dim());
+        let batch = self.normalize_batch_into(x.view(), y.view_mut(), &Pool::for_elements(x.len()))?;
+        Ok((y, BatchNormCache { x, batch }))
     }
 
-    fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {
-        if dy.dim() != cache.x_hat.dim() {
-            return nan_grads(cache.x_hat.dim());
+    fn backward(&self, BatchNormCache { x, batch }: Self::Cache, dy: Array2<F>) -> (Array2<F>, Self::Grads) {
+        if dy.dim() != x.dim() {
+            return nan_grads(x.dim());
         }
         let mut dx = into_rows(dy);
-        let pool = Pool::for_elements(dx.len());
-        let x_hat = elements(&cache.x_hat);
-        let sums = columns::backward(&pool, elements_mut(&mut dx), x_hat, &cache.scale);
+        let (pool, x) = (Pool::for_elements(dx.len()), elements(&x));
+        let (gradient, sums) = batch.gradient(&pool, x, elements(&dx));
+        gradient.write_over(&pool, x, elements_mut(&mut dx));
         (dx, AffineGrads::of_sums(sums))
     }
 }

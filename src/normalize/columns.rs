@@ -11,7 +11,6 @@
 
 use std::marker::PhantomData;
 
-use super::affine::Affine;
 use crate::error::{Error, Result};
 use crate::float::Float;
 use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, with};
@@ -20,10 +19,10 @@ use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, with};
 const BLOCK: usize = 64;
 /// Rows of which sums are taken in registers.
 const DEEP: usize = 4;
-/// How many columns ahead numbers are asked for: so many rows at a time are more than a processor foresees.
+/// How many columns ahead numbers are asked for.
 const AHEAD: usize = 512;
 /// Columns that are summed side by side, in registers; threads divide them by so many.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = 16;
 
 /// Mean and spread of each column of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,32 +69,29 @@ impl<F: Float> Moments<F> {
         Ok(Self { first, offset, mean, m2 })
     }
 
-    /// `x_hat = (x - mean) * inverse`, in place, for some columns from column `j` on.
-    #[inline(always)]
-    pub(super) fn standardize(&self, j: usize, inverse: &[F], x: &mut [F]) {
-        let statistics = self.first[j..].iter().zip(&self.offset[j..]).zip(&inverse[j..]);
-        for (x, ((&first, &offset), &inverse)) in x.iter_mut().zip(statistics) {
-            *x = ((*x - first) - offset) * inverse;
-        }
+    /// `y = (x - mean) * scale + beta`: of what is near, `x - first`, as exact as with the mean.
+    pub(super) fn scaled(&self, scale: &[F], beta: &[F]) -> Scaled<F> {
+        let shift = |((&beta, &offset), &scale): ((&F, &F), &F)| beta - offset * scale;
+        let shift = beta.iter().zip(&self.offset).zip(scale).map(shift).collect();
+        Scaled { center: self.first.clone(), scale: scale.to_vec(), shift }
     }
 }
 
-/// `y = (x - mean) * inverse * gamma + beta`.
-pub(super) struct Normalize<'a, F> {
-    pub(super) moments: &'a Moments<F>,
-    pub(super) inverse: &'a [F],
-    pub(super) affine: &'a Affine<F>,
+/// `y = (x - center) * scale + shift`.
+pub(super) struct Scaled<F> {
+    pub(super) center: Vec<F>,
+    pub(super) scale: Vec<F>,
+    pub(super) shift: Vec<F>,
 }
 
-impl<F: Float> Columns<F, 1> for Normalize<'_, F> {
+impl<F: Float> Columns<F, 1> for Scaled<F> {
     #[inline(always)]
     fn run(&self, j: usize, [x]: [&[F]; 1], y: &mut [F]) {
-        let Self { moments, inverse, affine } = self;
-        let (n, (gamma, beta)) = (y.len(), affine.parts());
-        let (x, first, offset) = (&x[..n], &moments.first[j..][..n], &moments.offset[j..][..n]);
-        let (inverse, gamma, beta) = (&inverse[j..][..n], &gamma[j..][..n], &beta[j..][..n]);
+        let n = y.len();
+        let (x, center) = (&x[..n], &self.center[j..][..n]);
+        let (scale, shift) = (&self.scale[j..][..n], &self.shift[j..][..n]);
         for i in 0..n {
-            y[i] = ((x[i] - first[i]) - offset[i]) * inverse[i] * gamma[i] + beta[i];
+            y[i] = (x[i] - center[i]) * scale[i] + shift[i];
         }
     }
 }
@@ -162,24 +158,23 @@ impl<F: Float> Terms<F> for Product<'_, F> {
     }
 }
 
-/// `dy` and `dy * x_hat`, with `x_hat` as [`Moments::standardize`] makes it.
-struct Standardized<'a, F> {
+/// `dy` and `dy * (x - mean)`.
+struct Centered<'a, F> {
     dy: &'a [F],
     x: &'a [F],
     moments: &'a Moments<F>,
-    inverse: &'a [F],
 }
 
-impl<F: Float> Terms<F> for Standardized<'_, F> {
+impl<F: Float> Terms<F> for Centered<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
-        let Self { dy, x, moments: Moments { first, offset, .. }, inverse } = self;
+        let Self { dy, x, moments: Moments { first, offset, .. } } = self;
         let n = a.len();
         let (b, dy, x) = (&mut b[..n], &dy[at..][..n], &x[at..][..n]);
-        let (first, offset, inverse) = (&first[j..][..n], &offset[j..][..n], &inverse[j..][..n]);
+        let (first, offset) = (&first[j..][..n], &offset[j..][..n]);
         for i in 0..n {
             a[i] += dy[i];
-            b[i] += dy[i] * (((x[i] - first[i]) - offset[i]) * inverse[i]);
+            b[i] += dy[i] * ((x[i] - first[i]) - offset[i]);
         }
     }
 
@@ -209,9 +204,20 @@ fn column_sums<F: Float>(
     let parts = sums.chunks_mut(part).zip(others.chunks_mut(part)).enumerate();
     pool.each(parts, |(i, (sums, others))| {
         let element = PhantomData::<F>;
-        with(isa, ColumnSums { element, rows, width, first: i * part, terms, sums, others });
+        let fetches = fetches(isa);
+        with(isa, ColumnSums { element, rows, width, first: i * part, terms, fetches, sums, others });
     });
     (sums, others)
+}
+
+/// Whether asking for some rows at a time helps: processors with AVX-512 foresee fewer of them than they read in that time, others
+/// only lose room in the nearest cache.
+fn fetches(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => true,
+        _ => false,
+    }
 }
 
 struct ColumnSums<'a, F, T> {
@@ -221,6 +227,8 @@ struct ColumnSums<'a, F, T> {
     /// The first column.
     first: usize,
     terms: &'a T,
+    /// Whether it asks for numbers before it reads them.
+    fetches: bool,
     sums: &'a mut [f64],
     others: &'a mut [f64],
 }
@@ -244,7 +252,9 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
                     let (mut sums, mut others) = (*a, *b);
                     for row in first..last {
                         let j = i * COLUMNS;
-                        self.terms.fetch(at(row, j) + AHEAD);
+                        if self.fetches {
+                            self.terms.fetch(at(row, j) + AHEAD);
+                        }
                         self.terms.add(at(row, j), self.first + j, &mut sums, &mut others);
                     }
                     (*a, *b) = (sums, others);
@@ -267,111 +277,63 @@ fn flush<F: Float>(block: &mut [F], total: &mut [f64]) {
     }
 }
 
-/// What the backward pass knows of each column: `mean(dy)`, `mean(dy * x_hat)`, and `gamma / std`.
-struct Backward<'a, F> {
-    dy_mean: Vec<F>,
-    dy_x_mean: Vec<F>,
+/// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, where `x_hat = (x - mean) * inverse`; of fewer numbers for each
+/// column: `dx = (dy - shift - (x - first) * slope) * scale`.
+pub(super) struct Gradient<'a, F> {
+    first: &'a [F],
+    slope: Vec<F>,
+    shift: Vec<F>,
     scale: &'a [F],
 }
 
-impl<'a, F: Float> Backward<'a, F> {
-    fn new(rows: usize, sums: &(Vec<f64>, Vec<f64>), scale: &'a [F]) -> Self {
-        let mean = |sums: &[f64]| sums.iter().map(|sum| F::of(sum / rows as f64)).collect();
-        Self { dy_mean: mean(&sums.0), dy_x_mean: mean(&sums.1), scale }
+impl<'a, F: Float> Gradient<'a, F> {
+    /// With `sum dy` and `sum dy * x_hat` of each column.
+    pub(super) fn new(
+        pool: &Pool,
+        moments: &'a Moments<F>,
+        inverse: &[F],
+        scale: &'a [F],
+        (x, dy): (&[F], &[F]),
+    ) -> (Self, (Vec<f64>, Vec<f64>)) {
+        let width = scale.len();
+        let (dy_sum, mut dy_x_sum) = column_sums(pool, dy.len(), width, &Centered { dy, x, moments });
+        let rows = dy.len().checked_div(width).unwrap_or(0) as f64;
+        let (mut slope, mut shift) = (Vec::with_capacity(width), Vec::with_capacity(width));
+        for (j, inverse) in inverse.iter().enumerate() {
+            dy_x_sum[j] *= inverse.as_f64();
+            slope.push(F::of(dy_x_sum[j] / rows * inverse.as_f64()));
+            shift.push(F::of(dy_sum[j] / rows - moments.offset[j].as_f64() * slope[j].as_f64()));
+        }
+        (Self { first: &moments.first, slope, shift, scale }, (dy_sum, dy_x_sum))
     }
 
-    /// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, from column `j` on.
+    /// Writes `dx` over `dy`.
+    pub(super) fn write_over(&self, pool: &Pool, x: &[F], dy: &mut [F]) {
+        each_row(pool, self.scale.len(), [x], [dy], |j, [x], [dy]| self.over(j, x, dy));
+    }
+
+    /// Writes `dx`.
+    pub(super) fn write_to(&self, pool: &Pool, x: &[F], dy: &[F], dx: &mut [F]) {
+        each_row_into(pool, self.scale.len(), [x, dy], dx, self);
+    }
+
     #[inline(always)]
-    fn run(&self, j: usize, x_hat: &[F], dy: &mut [F]) {
-        let means = self.dy_mean[j..].iter().zip(&self.dy_x_mean[j..]).zip(&self.scale[j..]);
-        for ((dy, &x_hat), ((&dy_mean, &dy_x_mean), &scale)) in dy.iter_mut().zip(x_hat).zip(means) {
-            *dy = (*dy - dy_mean - x_hat * dy_x_mean) * scale;
+    fn over(&self, j: usize, x: &[F], dy: &mut [F]) {
+        let n = dy.len();
+        let (x, first, slope) = (&x[..n], &self.first[j..][..n], &self.slope[j..][..n]);
+        let (shift, scale) = (&self.shift[j..][..n], &self.scale[j..][..n]);
+        for i in 0..n {
+            dy[i] = (dy[i] - shift[i] - (x[i] - first[i]) * slope[i]) * scale[i];
         }
     }
 }
 
-/// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, written over `dy`.
-/// Returns `sum dy` and `sum dy * x_hat` of each column.
-pub(super) fn backward<F: Float>(
-    pool: &Pool,
-    dy: &mut [F],
-    x_hat: &[F],
-    scale: &[F],
-) -> (Vec<f64>, Vec<f64>) {
-    let width = scale.len();
-    let sums = product_sums(pool, dy, x_hat, width);
-    let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
-    each_row(pool, width, [x_hat], [dy], |j, [x_hat], [dy]| backward.run(j, x_hat, dy));
-    sums
-}
-
-/// As [`backward`], from `x` instead of `x_hat`, into `dx`.
-pub(super) fn backward_from<F: Float>(
-    pool: &Pool,
-    moments: &Moments<F>,
-    inverse: &[F],
-    scale: &[F],
-    (x, dy): (&[F], &[F]),
-    dx: &mut [F],
-) -> (Vec<f64>, Vec<f64>) {
-    let width = scale.len();
-    let sums = column_sums(pool, dy.len(), width, &Standardized { dy, x, moments, inverse });
-    let backward = Backward::new(dy.len().checked_div(width).unwrap_or(0), &sums, scale);
-    each_row_into(pool, width, [x, dy], dx, &BackwardFrom { backward, moments, inverse });
-    sums
-}
-
-/// Columns that [`BackwardFrom`] takes together.
-const SOME: usize = 16;
-
-/// What [`backward_from`] does to columns.
-struct BackwardFrom<'a, F> {
-    backward: Backward<'a, F>,
-    moments: &'a Moments<F>,
-    inverse: &'a [F],
-}
-
-impl<F: Float> Columns<F, 2> for BackwardFrom<'_, F> {
+impl<F: Float> Columns<F, 2> for Gradient<'_, F> {
     #[inline(always)]
     fn run(&self, j: usize, [x, dy]: [&[F]; 2], dx: &mut [F]) {
-        let Self { backward: Backward { dy_mean, dy_x_mean, scale }, moments, inverse } = self;
-        let one = |x: F, dy: F, first: F, offset: F, inverse: F, dy_mean: F, dy_x_mean: F, scale: F| {
-            let x_hat = ((x - first) - offset) * inverse;
-            (dy - dy_mean - x_hat * dy_x_mean) * scale
-        };
-        let n = dx.len();
-        let Some(last) = n.checked_sub(SOME) else {
-            for i in 0..n {
-                let at = j + i;
-                let (first, offset) = (moments.first[at], moments.offset[at]);
-                dx[i] = one(x[i], dy[i], first, offset, inverse[at], dy_mean[at], dy_x_mean[at], scale[at]);
-            }
-            return;
-        };
-        for at in (0..n).step_by(SOME) {
-            // The last part ends with the last column, and makes some of the part before again.
-            let at = at.min(last);
-            // Arrays, and a result of its own: so many slices are too many for the compiler to tell from `dx`.
-            let (first, offset, inverse) =
-                (some(&moments.first, j + at), some(&moments.offset, j + at), some(inverse, j + at));
-            let (dy_mean, dy_x_mean, scale) =
-                (some(dy_mean, j + at), some(dy_x_mean, j + at), some(scale, j + at));
-            let (x, dy, mut own) = (some(x, at), some(dy, at), [F::zero(); SOME]);
-            for i in 0..SOME {
-                own[i] =
-                    one(x[i], dy[i], first[i], offset[i], inverse[i], dy_mean[i], dy_x_mean[i], scale[i]);
-            }
-            dx[at..at + SOME].copy_from_slice(&own);
-        }
+        dx.copy_from_slice(dy);
+        self.over(j, x, dx);
     }
-}
-
-/// The numbers from `at` on.
-#[inline(always)]
-fn some<F: Float>(numbers: &[F], at: usize) -> [F; SOME] {
-    let mut own = [F::zero(); SOME];
-    own.copy_from_slice(&numbers[at..at + SOME]);
-    own
 }
 
 /// What becomes of some columns of a row; a trait, because a closure may be left out of the code for an instruction set.
@@ -440,34 +402,27 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
     fn run(self) {
         let Self { isa, whole, width, inputs, out, f } = self;
         let mut stream = Stream::new(isa, whole);
-        // Some columns of all rows, then the next: what belongs to the columns stays in the nearest cache.
-        for first in (0..width).step_by(TILE) {
-            let columns = TILE.min(width - first);
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                let of = |row| inputs.map(|x| x.get(row * width + first..).unwrap_or_default());
-                let (inputs, next) = (of(row), of(row + 1));
-                stream.fill(&mut out[first..first + columns], &mut Piece { first, inputs, next, f });
-            }
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            stream.fill(out, &mut Row { at: row * width, inputs, f });
         }
         stream.finish();
     }
 }
 
-/// Columns of one row, from column `first` on.
-struct Piece<'a, 'f, F, G, const N: usize> {
-    first: usize,
+/// One row.
+struct Row<'a, 'f, F, G, const N: usize> {
+    /// Where it begins.
+    at: usize,
     inputs: [&'a [F]; N],
-    /// What the next row will be made from.
-    next: [&'a [F]; N],
     f: &'f G,
 }
 
-impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Piece<'_, '_, F, G, N> {
+impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Row<'_, '_, F, G, N> {
     #[inline(always)]
-    fn fill(&mut self, at: usize, out: &mut [F]) {
-        self.next.iter().for_each(|x| fetch_some(x, at, out.len()));
-        let inputs = self.inputs.map(|x| &x[at..at + out.len()]);
-        self.f.run(self.first + at, inputs, out);
+    fn fill(&mut self, j: usize, out: &mut [F]) {
+        let (at, n) = (self.at + j, out.len());
+        self.inputs.iter().for_each(|x| fetch_some(x, at + AHEAD, n));
+        self.f.run(j, self.inputs.map(|x| &x[at..at + n]), out);
     }
 }
 

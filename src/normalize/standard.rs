@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use ndarray::{Array1, Array2, ArrayView2};
 
 use super::affine::{check_some, check_width};
-use super::columns::{self, Moments};
+use super::columns::{Gradient, Moments, each_row_into};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape, elements, elements_mut, into_rows};
 use crate::kernel::Pool;
@@ -51,7 +51,8 @@ pub struct Standard<F> {
 /// What the backward pass of [`Standard`] needs of the forward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StandardCache<F> {
-    x_hat: Array2<F>,
+    x: Array2<F>,
+    moments: Moments<F>,
     inverse: Vec<F>,
 }
 
@@ -174,26 +175,29 @@ impl<F: Float> Normalizer<F> for Standard<F> {
         if rows == 0 {
             return Err(Error::Empty { what: "x" });
         }
-        let mut x_hat = into_rows(x);
-        let (width, pool) = (x_hat.ncols(), Pool::for_elements(x_hat.len()));
-        let moments = Moments::of("x", elements(&x_hat), width, &pool)?;
+        let x = into_rows(x);
+        let (width, pool) = (x.ncols(), Pool::for_elements(x.len()));
+        let moments = Moments::of("x", elements(&x), width, &pool)?;
         let inverse = |m2: &f64| F::of(1.0 / deviation::<F>(m2 / rows as f64));
         let inverse: Vec<F> = moments.m2.iter().map(inverse).collect();
-        columns::each_row(&pool, width, [], [elements_mut(&mut x_hat)], |j, [], [x]| {
-            moments.standardize(j, &inverse, x);
-        });
-        self.merge(&Self { rows: rows as u64, mean: moments.mean, m2: moments.m2, element: PhantomData })?;
-        Ok((x_hat.clone(), StandardCache { x_hat, inverse }))
+        let mut y = Array2::zeros(x.raw_dim());
+        let scaled = moments.scaled(&inverse, &vec![F::zero(); width]);
+        each_row_into(&pool, width, [elements(&x)], elements_mut(&mut y), &scaled);
+        let (mean, m2) = (moments.mean.clone(), moments.m2.clone());
+        self.merge(&Self { rows: rows as u64, mean, m2, element: PhantomData })?;
+        Ok((y, StandardCache { x, moments, inverse }))
     }
 
     /// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) / deviation`: the statistics are functions of the batch.
     fn backward(&self, cache: Self::Cache, dy: Array2<F>) -> (Array2<F>, ()) {
-        if dy.dim() != cache.x_hat.dim() {
-            return (Array2::from_elem(cache.x_hat.dim(), F::nan()), ());
+        let StandardCache { x, moments, inverse } = cache;
+        if dy.dim() != x.dim() {
+            return (Array2::from_elem(x.dim(), F::nan()), ());
         }
         let mut dx = into_rows(dy);
-        let pool = Pool::for_elements(dx.len());
-        columns::backward(&pool, elements_mut(&mut dx), elements(&cache.x_hat), &cache.inverse);
+        let (pool, x) = (Pool::for_elements(dx.len()), elements(&x));
+        let (gradient, _) = Gradient::new(&pool, &moments, &inverse, &inverse, (x, elements(&dx)));
+        gradient.write_over(&pool, x, elements_mut(&mut dx));
         (dx, ())
     }
 }

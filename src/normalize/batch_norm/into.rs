@@ -3,8 +3,8 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use super::super::affine::{Affine, AffineGrads};
-use super::super::columns::{self, Columns, Moments, Normalize, each_row, each_row_into};
+use super::super::affine::AffineGrads;
+use super::super::columns::{Gradient, Moments, Scaled, each_row, each_row_into};
 use super::BatchNorm;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut};
@@ -14,11 +14,18 @@ use crate::kernel::Pool;
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchStatistics<F> {
     rows: usize,
-    pub(super) moments: Moments<F>,
+    moments: Moments<F>,
     /// `1 / std`.
-    pub(super) inverse: Vec<F>,
+    inverse: Vec<F>,
     /// `gamma / std`.
-    pub(super) scale: Vec<F>,
+    scale: Vec<F>,
+}
+
+impl<F: Float> BatchStatistics<F> {
+    /// With `sum dy` and `sum dy * x_hat` of each feature.
+    pub(super) fn gradient(&self, pool: &Pool, x: &[F], dy: &[F]) -> (Gradient<'_, F>, (Vec<f64>, Vec<f64>)) {
+        Gradient::new(pool, &self.moments, &self.inverse, &self.scale, (x, dy))
+    }
 }
 
 impl<F: Float> BatchNorm<F> {
@@ -76,11 +83,8 @@ impl<F: Float> BatchNorm<F> {
         let x = x.as_standard_layout();
         let x = elements(&x);
         let batch = self.statistics(x, rows, pool)?;
-        let affine = Affine::new(&self.gamma, &self.beta);
-        let run = |y: &mut [F]| {
-            let normalize = Normalize { moments: &batch.moments, inverse: &batch.inverse, affine: &affine };
-            each_row_into(pool, features, [x], y, &normalize);
-        };
+        let scaled = batch.moments.scaled(&batch.scale, &self.beta.to_vec());
+        let run = |y: &mut [F]| each_row_into(pool, features, [x], y, &scaled);
         match y.as_slice_mut() {
             Some(y) => run(y),
             None => {
@@ -110,23 +114,20 @@ impl<F: Float> BatchNorm<F> {
         check_shape("dy", dy.shape(), &shape)?;
         check_shape("the place for dx", dx.shape(), &shape)?;
         let (x, dy) = (x.as_standard_layout(), dy.as_standard_layout());
-        let BatchStatistics { moments, inverse, scale, .. } = batch;
-        let run = |dx: &mut [F]| {
-            columns::backward_from(pool, moments, inverse, scale, (elements(&x), elements(&dy)), dx)
-        };
-        let sums = match dx.as_slice_mut() {
-            Some(dx) => run(dx),
+        let (x, dy) = (elements(&x), elements(&dy));
+        let (gradient, sums) = batch.gradient(pool, x, dy);
+        match dx.as_slice_mut() {
+            Some(dx) => gradient.write_to(pool, x, dy, dx),
             None => {
                 let mut rows = Array2::zeros(dx.raw_dim());
-                let sums = run(elements_mut(&mut rows));
+                gradient.write_to(pool, x, dy, elements_mut(&mut rows));
                 dx.assign(&rows);
-                sums
             }
-        };
+        }
         Ok(AffineGrads::of_sums(sums))
     }
 
-    pub(super) fn statistics(&self, x: &[F], rows: usize, pool: &Pool) -> Result<BatchStatistics<F>> {
+    fn statistics(&self, x: &[F], rows: usize, pool: &Pool) -> Result<BatchStatistics<F>> {
         if rows < 2 {
             return Err(Error::BatchTooSmall { what: "batch norm in training", rows, needed: 2 });
         }
@@ -155,26 +156,7 @@ impl<F: Float> BatchNorm<F> {
 
     /// As [`infer`](Self::infer), from `x` to `y`.
     fn infer_into(&self, pool: &Pool, x: &[F], y: &mut [F]) {
-        let [mean, scale, beta] = self.inference();
-        each_row_into(pool, self.features(), [x], y, &Infer { mean, scale, beta });
-    }
-}
-
-/// `y = (x - mean) * scale + beta`.
-struct Infer<F> {
-    mean: Vec<F>,
-    scale: Vec<F>,
-    beta: Vec<F>,
-}
-
-impl<F: Float> Columns<F, 1> for Infer<F> {
-    #[inline(always)]
-    fn run(&self, j: usize, [x]: [&[F]; 1], y: &mut [F]) {
-        let n = y.len();
-        let (x, mean) = (&x[..n], &self.mean[j..][..n]);
-        let (scale, beta) = (&self.scale[j..][..n], &self.beta[j..][..n]);
-        for i in 0..n {
-            y[i] = (x[i] - mean[i]) * scale[i] + beta[i];
-        }
+        let [center, scale, shift] = self.inference();
+        each_row_into(pool, self.features(), [x], y, &Scaled { center, scale, shift });
     }
 }
