@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Isa, PART, Pool, Work, in_turns, with};
 
 use super::params::Range;
 
@@ -71,14 +71,15 @@ impl<F: Float> Work for Scan<'_, F> {
     #[inline(always)]
     fn run(self) -> Extremes<F> {
         const LANES: usize = 32;
-        const BLOCK: usize = 128 * LANES;
+        const BLOCK: usize = 512 * LANES;
         let mut all = Extremes::none();
         for block in self.0.chunks(BLOCK) {
             // Most blocks are finite as a whole: then two comparisons are enough.
             let (lanes, rest) = block.as_chunks::<LANES>();
             let (mut min, mut max) = ([F::infinity(); LANES], [F::neg_infinity(); LANES]);
             let mut sums = [F::zero(); LANES];
-            for x in lanes {
+            for at in 0..lanes.len() {
+                let x = &lanes[in_turns(at, lanes.len())];
                 for i in 0..LANES {
                     min[i] = if x[i] < min[i] { x[i] } else { min[i] };
                     max[i] = if x[i] > max[i] { x[i] } else { max[i] };

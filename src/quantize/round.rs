@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Work, with, write_stream};
+use crate::kernel::{Fill, Isa, Work, in_turns, with, write_stream};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
@@ -57,6 +57,9 @@ impl<'a, F: Float> Params<'a, F> {
         }
     }
 }
+
+/// Numbers of a block: long slices are read at several places in turns.
+const BLOCK: usize = 64;
 
 /// The codes of `x`, whose first element is the `first`-th of its tensor.
 pub(crate) fn quantize<F: Float, C: Code>(
@@ -169,8 +172,17 @@ fn run<F: Float, C: Code>(
     };
     match params {
         Params::One(params) => {
-            for (i, (to, &x)) in codes.iter_mut().zip(x).enumerate() {
-                *to = code(x, params, i);
+            let ((blocks, rest), (code_blocks, code_rest)) =
+                (x.as_chunks::<BLOCK>(), codes.as_chunks_mut::<BLOCK>());
+            for at in 0..blocks.len() {
+                let at = in_turns(at, blocks.len());
+                let (x, to) = (&blocks[at], &mut code_blocks[at]);
+                for i in 0..BLOCK {
+                    to[i] = code(x[i], params, at * BLOCK + i);
+                }
+            }
+            for (i, (to, &x)) in code_rest.iter_mut().zip(rest).enumerate() {
+                *to = code(x, params, blocks.len() * BLOCK + i);
             }
         }
         Params::Each(params) => {
@@ -303,6 +315,20 @@ mod tests {
         let x: Vec<f32> = (-127..=127).map(|i| i as f32).collect();
         let codes = scheme.quantize(&x, QuantParams { scale: 1.0, zero_point: 0 }).unwrap();
         assert!(codes.iter().copied().eq(-127..=127));
+    }
+
+    #[test]
+    fn a_long_slice_gives_the_codes_of_its_parts() {
+        let x: Vec<f64> = (0..200 * BLOCK + 5).map(|i| (i * 37 % 1001) as f64 * 0.21 - 105.0).collect();
+        for rounding in [Rounding::HalfEvenDivide, Rounding::Stochastic { seed: 3 }] {
+            let scheme = Scheme::int8_symmetric_127().with_rounding(rounding);
+            let (mut whole, mut parts) = (vec![0i8; x.len()], vec![0i8; x.len()]);
+            quantize(&scheme, Params::One(ONE), 0, &x, &mut whole);
+            for (i, (x, codes)) in x.chunks(7).zip(parts.chunks_mut(7)).enumerate() {
+                quantize(&scheme, Params::One(ONE), 7 * i, x, codes);
+            }
+            assert_eq!(whole, parts);
+        }
     }
 
     #[test]
