@@ -3,9 +3,7 @@
 use std::hint::black_box;
 
 use ndarray::Array2;
-use trimnet::kernel::{
-    Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, min_max, multiply,
-};
+use trimnet::kernel::{Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, multiply};
 
 use super::case::{Call, Case, Context};
 use super::data;
@@ -28,11 +26,21 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// Numbers of one job.
+const JOB: usize = 16 * N;
+
 fn read(context: &Context) -> Result<Call, String> {
     let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
     Ok(Box::new(move || {
-        pool.run(N / 16, |i| {
-            black_box(min_max(Isa::best(), &x[i * 16 * N..(i + 1) * 16 * N]));
+        pool.run(x.len() / JOB, |i| {
+            let x = &x[i * JOB..(i + 1) * JOB];
+            let (mut all, parts) = ([0u32; 32], x.as_chunks::<32>().0);
+            // Four places in turns: memory sends several streams faster than one.
+            for at in 0..parts.len() {
+                let part = &parts[at % 4 * (parts.len() / 4) + at / 4];
+                all.iter_mut().zip(part).for_each(|(all, x)| *all ^= x.to_bits());
+            }
+            black_box(all);
         });
     }))
 }
@@ -41,8 +49,8 @@ fn copy(context: &Context) -> Result<Call, String> {
     let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
     let mut y = Array2::<f32>::ones((N, N)).into_raw_vec_and_offset().0;
     Ok(Box::new(move || {
-        pool.run_rows(MatrixMut::new(&mut y, N / 16, 16 * N), 1, |i, mut y| {
-            past_caches(&x[i * 16 * N..][..16 * N], y.row_mut(0));
+        pool.run_rows(MatrixMut::new(&mut y, N * N / JOB, JOB), 1, |i, mut y| {
+            past_caches(&x[i * JOB..(i + 1) * JOB], y.row_mut(0));
         });
         black_box(&mut y);
     }))
@@ -51,25 +59,19 @@ fn copy(context: &Context) -> Result<Call, String> {
 /// Copies without reading what it writes to, if the processor can.
 fn past_caches(from: &[f32], to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
+    {
         use std::arch::x86_64::*;
 
-        #[target_feature(enable = "avx512f")]
-        fn copy(from: &[f32], to: &mut [f32]) {
-            // SAFETY: both types are plain numbers, any bits of which are valid.
-            let (head, lines, tail) = unsafe { to.align_to_mut::<__m512i>() };
-            head.copy_from_slice(&from[..head.len()]);
-            tail.copy_from_slice(&from[from.len() - tail.len()..]);
-            for (to, from) in lines.iter_mut().zip(from[head.len()..].as_chunks::<16>().0) {
-                // SAFETY: the references cover 64 bytes each, the one to write is aligned, and the fence below orders it.
-                unsafe { _mm512_stream_si512(to, _mm512_loadu_si512(from.as_ptr().cast())) };
-            }
-            _mm_sfence();
+        // SAFETY: both types are plain numbers, any bits of which are valid.
+        let (head, vectors, tail) = unsafe { to.align_to_mut::<__m128>() };
+        head.copy_from_slice(&from[..head.len()]);
+        tail.copy_from_slice(&from[from.len() - tail.len()..]);
+        for (to, from) in vectors.iter_mut().zip(from[head.len()..].as_chunks::<4>().0) {
+            // SAFETY: the references cover 16 bytes each, and the one to write is aligned; nobody else reads it.
+            unsafe { _mm_stream_ps(std::ptr::from_mut(to).cast(), _mm_loadu_ps(from.as_ptr())) };
         }
-
-        // SAFETY: the processor has these instructions.
-        return unsafe { copy(from, to) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
     to.copy_from_slice(from);
 }
 
