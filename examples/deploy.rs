@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use common::{Data, Done, Progress};
@@ -46,9 +48,11 @@ impl Args {
                 Arg::Long("load") => args.load = Some(parser.value()?.into()),
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("format") => args.format = parser.value()?.string()?,
-                Arg::Long("requests") => args.requests = parser.value()?.parse()?,
-                Arg::Long("threads") => args.threads = parser.value()?.parse::<NonZeroUsize>()?.get(),
-                Arg::Long("seconds") => args.seconds = parser.value()?.parse()?,
+                Arg::Long("requests") => args.requests = number(&mut parser, "--requests")?,
+                Arg::Long("threads") => {
+                    args.threads = number::<NonZeroUsize>(&mut parser, "--threads")?.get()
+                }
+                Arg::Long("seconds") => args.seconds = number(&mut parser, "--seconds")?,
                 Arg::Long("help") | Arg::Short('h') => {
                     println!(
                         "Builds an engine, saves it, loads it, and serves requests.\n\noptions: --data DIR  --load FILE  \
@@ -59,8 +63,15 @@ impl Args {
                 _ => return Err(arg.unexpected()),
             }
         }
+        Duration::try_from_secs_f64(args.seconds).map_err(|e| format!("--seconds {}: {e}", args.seconds))?;
         Ok(args)
     }
+}
+
+/// The value of an option, or an error that names it.
+fn number<T: FromStr<Err: Display>>(parser: &mut Parser, option: &str) -> Result<T, lexopt::Error> {
+    let value = parser.value()?.string()?;
+    value.parse().map_err(|e| format!("{option} {value}: {e}").into())
 }
 
 fn main() -> Done {
