@@ -1,5 +1,5 @@
 //! From a trained network to one that serves: build, save, load, answer requests, and measure all of it.
-//! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|f32|latency|bytes --requests N
+//! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|int4|dynamic|f32|latency|bytes --requests N
 //! --threads N --seconds S]`
 
 mod common;

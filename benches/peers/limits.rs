@@ -67,9 +67,11 @@ fn past_caches(from: &[f32], to: &mut [f32]) {
         head.copy_from_slice(&from[..head.len()]);
         tail.copy_from_slice(&from[from.len() - tail.len()..]);
         for (to, from) in vectors.iter_mut().zip(from[head.len()..].as_chunks::<4>().0) {
-            // SAFETY: the references cover 16 bytes each, and the one to write is aligned; nobody else reads it.
+            // SAFETY: the references cover 16 bytes each, the one to write is aligned, and the fence below orders it.
             unsafe { _mm_stream_ps(std::ptr::from_mut(to).cast(), _mm_loadu_ps(from.as_ptr())) };
         }
+        // SAFETY: an instruction of every 64-bit processor of this family, which touches no memory.
+        unsafe { _mm_sfence() };
     }
     #[cfg(not(target_arch = "x86_64"))]
     to.copy_from_slice(from);

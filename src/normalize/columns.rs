@@ -309,7 +309,7 @@ impl<'a, F: Float> Gradient<'a, F> {
 
     /// Writes `dx` over `dy`.
     pub(super) fn write_over(&self, pool: &Pool, x: &[F], dy: &mut [F]) {
-        each_row(pool, self.scale.len(), [x], [dy], |j, [x], [dy]| self.over(j, x, dy));
+        each_row(pool, self.scale.len(), [x], dy, |j, [x], dy| self.over(j, x, dy));
     }
 
     /// Writes `dx`.
@@ -345,27 +345,23 @@ pub(super) trait Columns<F, const N: usize>: Sync {
 /// Most columns of one call.
 const TILE: usize = 1024;
 
-/// Calls `f(j, inputs, outputs)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
+/// Calls `f(j, inputs, out)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
-pub(super) fn each_row<F: Float, const N: usize, const M: usize>(
+pub(super) fn each_row<F: Float, const N: usize>(
     pool: &Pool,
     width: usize,
     inputs: [&[F]; N],
-    outputs: [&mut [F]; M],
-    f: impl Fn(usize, [&[F]; N], [&mut [F]; M]) + Sync,
+    out: &mut [F],
+    f: impl Fn(usize, [&[F]; N], &mut [F]) + Sync,
 ) {
-    let elements = outputs.first().map_or(0, |out| out.len());
-    let part = whole_rows(width);
-    let mut outputs = outputs.map(|out| out.chunks_mut(part));
-    let isa = Isa::best();
-    let jobs = (0..elements.div_ceil(part)).map(|i| {
-        let inputs = inputs.map(|x| &x[i * part..elements.min((i + 1) * part)]);
-        (inputs, outputs.each_mut().map(|out| out.next().unwrap_or_default()))
+    let (isa, part) = (Isa::best(), whole_rows(width));
+    pool.each(out.chunks_mut(part).enumerate(), |(i, out)| {
+        let inputs = inputs.map(|x| &x[i * part..][..out.len()]);
+        with(isa, Rows { width, inputs, out, f: &f });
     });
-    pool.each(jobs, |(inputs, outputs)| with(isa, Rows { width, inputs, outputs, f: &f }));
 }
 
-/// As [`each_row`] for one output that is only written, past the caches if it is large.
+/// As [`each_row`] where `out` is only written, past the caches if it is large.
 pub(super) fn each_row_into<F: Float, const N: usize>(
     pool: &Pool,
     width: usize,
@@ -426,28 +422,26 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Row<'_, '_, F, G, N
     }
 }
 
-struct Rows<'a, 'f, F, G, const N: usize, const M: usize> {
+struct Rows<'a, 'f, F, G, const N: usize> {
     width: usize,
     inputs: [&'a [F]; N],
-    outputs: [&'a mut [F]; M],
+    out: &'a mut [F],
     f: &'f G,
 }
 
-impl<F: Float, G, const N: usize, const M: usize> Work for Rows<'_, '_, F, G, N, M>
+impl<F: Float, G, const N: usize> Work for Rows<'_, '_, F, G, N>
 where
-    G: Fn(usize, [&[F]; N], [&mut [F]; M]),
+    G: Fn(usize, [&[F]; N], &mut [F]),
 {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { width, inputs, mut outputs, f } = self;
-        let rows = outputs.first().map_or(0, |out| out.len()).checked_div(width).unwrap_or(0);
-        for row in 0..rows {
+        let Self { width, inputs, out, f } = self;
+        for row in 0..out.len().checked_div(width).unwrap_or(0) {
             for j in (0..width).step_by(TILE) {
                 let part = row * width + j..row * width + width.min(j + TILE);
-                let inputs = inputs.map(|x| &x[part.clone()]);
-                f(j, inputs, outputs.each_mut().map(|out| &mut out[part.clone()]));
+                f(j, inputs.map(|x| &x[part.clone()]), &mut out[part.clone()]);
             }
         }
     }

@@ -331,7 +331,7 @@ impl<F: Float> Normalizer<F> for LayerNorm<F> {
         let inverse = self.standardize(&pool, None, elements_mut(&mut x_hat), false)?;
         let mut y = x_hat.clone();
         let affine = Affine::new(&self.gamma, &self.beta);
-        each_row(&pool, self.features(), [], [elements_mut(&mut y)], |j, [], [y]| affine.run(j, y));
+        each_row(&pool, self.features(), [], elements_mut(&mut y), |j, [], y| affine.run(j, y));
         Ok((y, LayerNormCache { x_hat, inverse, gamma: self.gamma.to_vec() }))
     }
 

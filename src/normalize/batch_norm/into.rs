@@ -146,7 +146,7 @@ impl<F: Float> BatchNorm<F> {
     /// `y = (y - running_mean) * scale + beta`.
     pub(super) fn infer(&self, pool: &Pool, y: &mut [F]) {
         let [mean, scale, beta] = self.inference();
-        each_row(pool, self.features(), [], [y], |j, [], [y]| {
+        each_row(pool, self.features(), [], y, |j, [], y| {
             let settings = mean[j..].iter().zip(&scale[j..]).zip(&beta[j..]);
             for (y, ((&mean, &scale), &beta)) in y.iter_mut().zip(settings) {
                 *y = (*y - mean) * scale + beta;
