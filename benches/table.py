@@ -10,6 +10,7 @@ The share of the limit is the time that the machine needs at least, moving the b
 cannot do without, divided by the time that was measured. What the machine gives is measured as well (`limit.*` of the bench)."""
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -20,7 +21,10 @@ from pathlib import Path
 # Bytes that one unit of work reads and writes at least: of the element type, and others.
 BYTES = {r"^prune\.magnitude": (3, 0), r"^prune\.rows": (2.5, 0), r"^prune": (2, 0), r"^quantize": (1, 1), r"^dequantize": (1, 1),
          r"^fakequant": (2, 0), r"^observe": (1, 0), r"^batchnorm\.train": (3, 0), r"^batchnorm\.backward": (5, 0),
-         r"^(batchnorm|layernorm)": (2, 0), r"^dropout": (2, 0.125), r"^kmeans": (2, 1)}
+         r"^(batchnorm|layernorm)": (2, 0), r"^softmax": (2000, 0), r"^dropout": (2, 0.125), r"^kmeans": (2, 1)}
+
+# Kilobytes of weights that are read again and again, of the bench's `limit.read.*`.
+KEPT = (256, 1024, 4096, 16384)
 
 # Peers that goals name beside the fastest.
 PARTICULAR = [(r"^prune\.magnitude", "l1_unstructured"), (r"^dropout\.forward", "torch"), (r"^distill", "every step"), (r"^sparse\.", "CSR|BSR")]
@@ -35,11 +39,13 @@ def widths(text):
 
 
 def multiply_adds(case):
-    """Of one unit of work, or None: of one row the weights take the time, not the products."""
-    if found := re.search(r"^engine\.f\w+\.([\d-]+)\.b(?!1$|1\.)", case):
+    """Of one unit of work, or None."""
+    if found := re.search(r"^engine\.\w+\.([\d-]+)", case):
         return products(widths(found[1]))
-    if re.search(r"^gemm\.f", case):
+    if re.search(r"^gemm\.", case):
         return 1
+    if found := re.search(r"^sparse\.f32\.(\d+)\.s(\d+)", case):
+        return int(found[1]) ** 2 * (100 - int(found[2])) / 100
     if found := re.search(r"^train\.\w+\.([\d-]+)", case):
         w = widths(found[1])
         return 3 * products(w) - w[0] * w[1]
@@ -51,13 +57,20 @@ def multiply_adds(case):
 
 def limit_us(row, limits):
     """The least time of a row by what the machine gives, or None."""
-    size, t = (8 if ".f64" in row["case"] else 4), row["threads"]
-    if (each := multiply_adds(row["case"])) is not None:
-        return each * row["work"] / limits[t][f"f{8 * size}"]
+    case, got = row["case"], limits[row["threads"]]
+    size = 8 if ".f64" in case else 1 if ".int8" in case or ".i8" in case else 4
+    if (each := multiply_adds(case)) is not None:
+        kind = "i8" if size == 1 else f"f{8 * size}"
+        if re.search(r"\.b1$", case):
+            # Each weight is read once, from the cache that holds them all: a number, and its position where zeros are left out.
+            read = each * (size + (2 if case.startswith("sparse") else 0))
+            return max(each / got[kind], read / got["kept"][min(got["kept"], key=lambda kept: abs(math.log(1024 * kept / read)))])
+        return each * row["work"] / got[kind]
+    size = 8 if ".f64" in case else 4
     for pattern, (elements, others) in BYTES.items():
-        if re.search(pattern, row["case"]):
-            way = "read" if row["case"].startswith("observe") else "copy"
-            return (elements * size + others) * row["work"] / limits[t][way]
+        if re.search(pattern, case):
+            way = "read" if case.startswith("observe") else "copy"
+            return (elements * size + others) * row["work"] / got[way]
     return None
 
 
@@ -68,9 +81,10 @@ def limits(threads):
     for t in threads:
         lines = subprocess.run([*command, str(t)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
         us = {line["case"]: line["min_us"] for line in map(json.loads, (line for line in lines if line.startswith("{")))}
-        each = t * 100 * 14 * 256 * 512
+        each = t * 20 * 84 * 256 * 512
         found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
-                    **{kind: each / us[f"limit.product.{kind}"] for kind in ("f32", "f64")}}
+                    "kept": {kilobytes: 2**26 / us[f"limit.read.{kilobytes}k"] for kilobytes in KEPT},
+                    **{kind: each / us[f"limit.product.{kind}"] for kind in ("i8", "f32", "f64")}}
     return found
 
 
@@ -157,18 +171,20 @@ def main():
         "# Benchmarks", "",
         "Made by `benches/table.py PEERS`, never by hand. A ratio is the time of the fastest peer divided by the time of trimnet, both the",
         "medians of rounds in turn: above 1, trimnet is faster. The limit is what the machine gives at best, see below; a share above 100 %",
-        "says that zeros were left out of products, that data stayed in the caches, or that the limit was measured in a slower moment.",
+        "says that zeros were left out of products, that data stayed in the caches, or that the limit was measured in a slower moment. One row",
+        "of a network is limited by reading its weights, which stay in the cache that holds them all.",
         "The largest ratio that the limit, as it was measured, allows stands last.", "",
         f"- machine: {processor()}, {parts[0]['processors']} processors, {parts[0]['system']} {parts[0]['machine']}",
         f"- begun: {', '.join(sorted({part['begin'] for part in parts}))}; {built} {commit}; plain build, no `target-cpu`",
         f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
         f"- peers: {', '.join(versions)}",
         f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
-        "| threads | read | copy, read + write | f32 products | f64 products |", "|---|---|---|---|---|",
+        "| threads | read | copy, read + write | i8 products | f32 | f64 | read again: " + " | ".join(f"{kilobytes / 1024:g} MB" for kilobytes in KEPT) + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(KEPT),
     ]
     for t, got in found.items():
-        text.append(f"| {t} | {got['read'] / 1e3:.1f} GB/s | {got['copy'] / 1e3:.1f} GB/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
-                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s |")
+        text.append(f"| {t} | {got['read'] / 1e3:.1f} GB/s | {got['copy'] / 1e3:.1f} GB/s | {2 * got['i8'] / 1e3:.0f} GOP/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
+                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s | {' | '.join(f'{rate / 1e3:.0f} GB/s' for rate in got['kept'].values())} |")
     text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
     families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
     for family in families:

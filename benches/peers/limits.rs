@@ -3,27 +3,42 @@
 use std::hint::black_box;
 
 use ndarray::Array2;
-use trimnet::kernel::{Fused, Isa, Matrix, MatrixMut, PackedReal, Pool, Real, ScratchReal, multiply};
+use trimnet::kernel::{
+    Codes, Fused, Input, Isa, Matrix, MatrixMut, PackedI8, PackedReal, Pool, Real, Scratch8, ScratchReal,
+    Tail, multiply, multiply_codes,
+};
 
 use super::case::{Call, Case, Context};
 use super::data;
 
 const N: usize = 4096;
 /// Products of one thread in one call.
-const PRODUCTS: usize = 100;
-/// Its shape: so many columns that the tile is what takes the time, not the packing of rows.
-const ROWS: usize = 14;
+const PRODUCTS: usize = 20;
+/// Its shape: rows that fill the tiles of every instruction set, and so many columns that they are what takes the time, not
+/// the packing of rows.
+const ROWS: usize = 84;
 const DEPTH: usize = 256;
 const COLUMNS: usize = 512;
 
-/// `limit.read` and `limit.copy` of 64 MB; `limit.product`: on each thread 100 products 14 x 256 x 512.
+/// Kilobytes of weights that are read again and again: what one row of a network takes is mostly that.
+const KEPT: [usize; 4] = [256, 1 << 10, 4 << 10, 16 << 10];
+/// Kilobytes that one call reads of them.
+const READ: usize = 64 << 10;
+
+/// `limit.read` and `limit.copy` of 64 MB; `limit.read.Nk` of 64 MB in rounds over N kilobytes; `limit.product`: on each thread
+/// 20 products 84 x 256 x 512.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let kept =
+        KEPT.map(|size| Case::new(format!("limit.read.{size}k"), move |context| read_again(context, size)));
+    let mut cases = vec![
         Case::new("limit.read", read),
         Case::new("limit.copy", copy),
+        Case::new("limit.product.i8", product_of_codes),
         Case::new("limit.product.f32", |context| product(context, |x| x)).smoke(),
         Case::new("limit.product.f64", |context| product(context, f64::from)),
-    ]
+    ];
+    cases.extend(kept);
+    cases
 }
 
 /// Numbers of one job.
@@ -31,18 +46,31 @@ const JOB: usize = 16 * N;
 
 fn read(context: &Context) -> Result<Call, String> {
     let (x, pool) = (data::normal(N * N, 1, 1.0), Pool::new(context.threads));
+    Ok(Box::new(move || pool.run(x.len() / JOB, |i| look_at(&x[i * JOB..(i + 1) * JOB]))))
+}
+
+/// Each thread has its part, as large as the parts of the others.
+fn read_again(context: &Context, kilobytes: usize) -> Result<Call, String> {
+    let (threads, pool) = (context.threads, Pool::new(context.threads));
+    let x = data::normal(kilobytes * 256, 1, 1.0);
     Ok(Box::new(move || {
-        pool.run(x.len() / JOB, |i| {
-            let x = &x[i * JOB..(i + 1) * JOB];
-            let (mut all, parts) = ([0u32; 32], x.as_chunks::<32>().0);
-            // Four places in turns: memory sends several streams faster than one.
-            for at in 0..parts.len() {
-                let part = &parts[at % 4 * (parts.len() / 4) + at / 4];
-                all.iter_mut().zip(part).for_each(|(all, x)| *all ^= x.to_bits());
+        pool.run(threads, |i| {
+            let part = x.len() / threads;
+            for _ in 0..READ / kilobytes {
+                look_at(&x[i * part..(i + 1) * part]);
             }
-            black_box(all);
         });
     }))
+}
+
+fn look_at(x: &[f32]) {
+    let (mut all, parts) = ([0u32; 32], x.as_chunks::<32>().0);
+    // Four places in turns: memory sends several streams faster than one.
+    for at in 0..parts.len() {
+        let part = &parts[at % 4 * (parts.len() / 4) + at / 4];
+        all.iter_mut().zip(part).for_each(|(all, x)| *all ^= x.to_bits());
+    }
+    black_box(all);
 }
 
 fn copy(context: &Context) -> Result<Call, String> {
@@ -84,7 +112,7 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
     let (pool, threads) = (Pool::new(context.threads), context.threads);
     Ok(Box::new(move || {
         pool.run(threads, |_| {
-            let (mut y, mut scratch) = ([F::default(); ROWS * COLUMNS], ScratchReal::default());
+            let (mut y, mut scratch) = (vec![F::default(); ROWS * COLUMNS], ScratchReal::default());
             for _ in 0..PRODUCTS {
                 let (x, to) = (Matrix::new(&x, ROWS, DEPTH), MatrixMut::new(&mut y, ROWS, COLUMNS));
                 multiply(
@@ -97,6 +125,25 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
                     to,
                     &mut scratch,
                 );
+            }
+            black_box(&mut y);
+        });
+    }))
+}
+
+/// Of codes that are normally distributed, as weights are.
+fn product_of_codes(context: &Context) -> Result<Call, String> {
+    let codes = |n: usize, seed| data::normal(n, seed, 32.0).into_iter().map(|x| x as i8).collect::<Vec<_>>();
+    let (x, w) = (codes(ROWS * DEPTH, 1), codes(COLUMNS * DEPTH, 2));
+    let weights = PackedI8::new(&w, COLUMNS, DEPTH);
+    let (pool, threads) = (Pool::new(context.threads), context.threads);
+    Ok(Box::new(move || {
+        pool.run(threads, |_| {
+            let (mut y, mut scratch) = (vec![0i32; ROWS * COLUMNS], Scratch8::default());
+            for _ in 0..PRODUCTS {
+                let input = Input { codes: Codes::I8(&x), zero_point: 0, bias: None };
+                let tail = Tail::Sums { out: MatrixMut::new(&mut y, ROWS, COLUMNS) };
+                multiply_codes(Isa::best(), input, &weights, 0..weights.panels(), tail, &mut scratch);
             }
             black_box(&mut y);
         });

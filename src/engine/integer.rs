@@ -17,11 +17,6 @@ use crate::kernel::{
 /// Columns that the kernels compute together: the grain at which threads divide a layer.
 pub(super) const PANEL: usize = 32;
 
-/// Below this many nanoseconds of work, by the estimate below, a layer is not worth a second thread that sleeps.
-const WORTH_WAKING: f64 = 40_000.0;
-/// Nor one that is awake: what it saves of less than this, it may cost when its core is busy.
-const WORTH_SHARING: f64 = 8_000.0;
-
 /// Integer weights for one of the kernels.
 #[derive(Clone, Debug)]
 pub(super) enum CodeWeights {
@@ -176,7 +171,7 @@ pub(super) fn dense<S: Step>(
         Codes::I8(codes) => codes.len() / weights.inputs().max(1),
     };
     let panels = weights.panels();
-    match parts(pool, rows, weights.size_bytes(), panels) {
+    match parts(isa, pool, rows, weights.size_bytes(), panels) {
         1 => {
             if let Some(scratch) = scratch.first_mut() {
                 let scratch = scratch.get_mut().unwrap_or_else(|poison| poison.into_inner());
@@ -230,19 +225,21 @@ pub(super) fn warm<F: Element, S: Step>(
 }
 
 /// How many threads a layer pays for.
-pub(super) fn parts(pool: &Pool, rows: usize, bytes: usize, panels: usize) -> usize {
-    let work = nanoseconds(bytes, rows);
-    if work < WORTH_SHARING || pool.threads() == 1 || (work < WORTH_WAKING && !pool.awake()) {
-        return 1;
-    }
-    pool.threads().min(panels).max(1)
+pub(super) fn parts(isa: Isa, pool: &Pool, rows: usize, bytes: usize, panels: usize) -> usize {
+    if pool.pays(nanoseconds(isa, bytes, rows)) { pool.threads().min(panels).max(1) } else { 1 }
 }
 
 /// The time of a product with so many bytes of weights by a rough count: a core multiplies weights of 228 bytes in a
-/// nanosecond (57 of f32, 228 codes), or waits for them to come from a cache at 60, whichever takes longer.
-pub(super) fn nanoseconds(bytes: usize, rows: usize) -> f64 {
+/// nanosecond (57 of f32, 228 codes), or waits for them to come from a cache at 60, whichever takes longer. Without
+/// AVX-512 it is about 120 (40 of f32, 80 codes), and 45.
+pub(super) fn nanoseconds(isa: Isa, bytes: usize, rows: usize) -> f64 {
+    let (multiplied, read) = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => (120.0, 45.0),
+        _ => (228.0, 60.0),
+    };
     let bytes = bytes as f64;
-    (bytes * rows as f64 / 228.0).max(bytes / 60.0)
+    (bytes * rows as f64 / multiplied).max(bytes / read)
 }
 
 /// Partial products over ranges of the inputs, added in 64 bits: the plain way, for layers that 32 bits cannot hold.

@@ -221,7 +221,7 @@ impl<F: Element> Linear<F> {
             Self::Dense { weights, bias, activation } => {
                 let (rows, bias) = (out.rows(), bias.as_deref());
                 let x = Matrix::new(x, rows, weights.inputs());
-                match parts(pool, rows, weights.size_bytes(), weights.panels()) {
+                match parts(isa, pool, rows, weights.size_bytes(), weights.panels()) {
                     1 => {
                         if let Some(scratch) = tools.real.first_mut() {
                             let scratch = scratch.get_mut().unwrap_or_else(|poison| poison.into_inner());
@@ -242,7 +242,7 @@ impl<F: Element> Linear<F> {
             }
             Self::Palette { weights, bias, activation } => {
                 let (rows, bias) = (out.rows(), bias.as_deref());
-                let count = parts(pool, rows, self.multiplied_bytes(), weights.panels());
+                let count = parts(isa, pool, rows, self.multiplied_bytes(), weights.panels());
                 let each = weights.panels().div_ceil(count);
                 let (real, palette) = (&tools.real, &tools.palette);
                 pool.run_columns(out, each * PANEL, |i, out| {

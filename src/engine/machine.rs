@@ -166,7 +166,7 @@ impl<F: Element> Machine<F> {
     /// Whether threads take rows of their own.
     fn shares_rows(&self, rows: usize) -> bool {
         let threads = self.pool.threads();
-        let few = self.bytes <= FEW_WEIGHTS && nanoseconds(self.bytes, rows) >= WORTH_SHARING;
+        let few = self.bytes <= FEW_WEIGHTS && nanoseconds(self.isa, self.bytes, rows) >= WORTH_SHARING;
         threads > 1 && rows >= threads * if few { ROWS_OF_FEW_WEIGHTS } else { ROWS_PER_THREAD }
     }
 

@@ -26,6 +26,11 @@ const PARALLEL: usize = 1 << 18;
 /// Elements of one job of elementwise work: what one core's second-level cache holds.
 pub(crate) const PART: usize = 1 << 16;
 
+/// Work of fewer nanoseconds is not worth waking anyone.
+const WORTH_WAKING: f64 = 40_000.0;
+/// Nor the help of those who are awake: what it saves, it may cost when a core is busy.
+pub(super) const WORTH_SHARING: f64 = 5_000.0;
+
 /// A handle on a set of threads; clones share them. The threads end with the last handle.
 ///
 /// ```
@@ -66,10 +71,17 @@ impl Pool {
         1 + self.crew.as_ref().map_or(0, |crew| crew.workers())
     }
 
-    /// Whether other threads would join a call at once, so that even some microseconds of work are worth sharing. They do
-    /// for a moment after each call; a quick succession of callers that ask this wakes them.
-    pub(crate) fn awake(&self) -> bool {
-        self.crew.as_ref().is_some_and(|crew| crew.awake())
+    /// Whether so many nanoseconds of work, by a rough count, are worth sharing.
+    pub(crate) fn pays(&self, nanoseconds: f64) -> bool {
+        nanoseconds >= WORTH_SHARING
+            && self.threads() > 1
+            && (nanoseconds >= WORTH_WAKING || self.awake(nanoseconds))
+    }
+
+    /// Whether other threads would join a call at once, so that even so few nanoseconds of work are worth sharing. They do
+    /// for a moment after each call; callers that ask this soon after the work of the time before, often enough, wake them.
+    fn awake(&self, nanoseconds: f64) -> bool {
+        self.crew.as_ref().is_some_and(|crew| crew.awake(nanoseconds))
     }
 
     /// Calls `task(i)` once for every `i` in `0..tasks`, at best on all threads, and returns when all are done.
@@ -202,7 +214,7 @@ mod crew {
             match *self {}
         }
 
-        pub(super) fn awake(&self) -> bool {
+        pub(super) fn awake(&self, _nanoseconds: f64) -> bool {
             match *self {}
         }
 
@@ -271,12 +283,22 @@ mod tests {
     #[test]
     fn a_quick_succession_of_questions_wakes_workers() {
         let pool = Pool::new(3);
-        assert!(!Pool::single().awake());
-        while pool.awake() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(!Pool::single().awake(0.0));
+        // Whether the work in between takes no time or longer than they stay awake.
+        for nanoseconds in [1_000u32, 100_000] {
+            while pool.awake(0.0) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            assert!((0..100_000).any(|_| {
+                let begin = std::time::Instant::now();
+                let awake = pool.awake(f64::from(nanoseconds));
+                while begin.elapsed().as_nanos() < u128::from(nanoseconds) {
+                    std::hint::spin_loop();
+                }
+                awake
+            }));
+            assert_eq!(counts(&pool, 50), vec![1; 50]);
         }
-        assert!((0..1_000_000).any(|_| pool.awake()));
-        assert_eq!(counts(&pool, 50), vec![1; 50]);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// How long a worker without work looks for more before it sleeps: about what waking it costs, several times over.
 const AWAKE: Duration = Duration::from_micros(30);
 
-/// So many small calls in quick succession wake workers that sleep.
-const SMALL_CALLS: usize = 64;
+/// So many nanoseconds of work in quick succession wake workers that sleep.
+const ALONE: u64 = 500_000;
 
 /// The gate: the number of calls so far, whether one is open, and how many workers are inside.
 const INSIDE: u64 = 0xffff;
@@ -50,10 +50,10 @@ struct Shared {
     closing: AtomicBool,
     /// When the pool began.
     begin: Instant,
-    /// Nanoseconds from then to the last question whether anyone is awake, while someone was not.
-    asked: AtomicU64,
-    /// How many such questions came in quick succession.
-    questions: AtomicUsize,
+    /// Nanoseconds from then to the end, as expected, of the last work that somebody was not awake for.
+    ends: AtomicU64,
+    /// Nanoseconds of such work in quick succession.
+    alone: AtomicU64,
 }
 
 // SAFETY: `job` is the one part that is not `Send + Sync` by itself, and its rule, kept by `Crew::run` and `enter`, orders
@@ -89,8 +89,8 @@ impl Crew {
             workers: (0..workers).map(|_| Worker { asleep: AtomicBool::new(false) }).collect(),
             closing: AtomicBool::new(false),
             begin: Instant::now(),
-            asked: AtomicU64::new(0),
-            questions: AtomicUsize::new(0),
+            ends: AtomicU64::new(0),
+            alone: AtomicU64::new(0),
         });
         let mut threads = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -135,18 +135,19 @@ impl Crew {
         }
     }
 
-    /// Whether all workers look for work right now. Who asks so many times in quick succession wakes those who sleep.
-    pub(super) fn awake(&self) -> bool {
+    /// Whether all workers look for work right now. Enough work of those who ask, each soon after that of the time before,
+    /// wakes those who sleep.
+    pub(super) fn awake(&self, nanoseconds: f64) -> bool {
         let shared = &*self.shared;
         if shared.workers.iter().all(|worker| !worker.asleep.load(Ordering::Relaxed)) {
             return true;
         }
-        let now = shared.begin.elapsed().as_nanos() as u64;
-        let before = shared.asked.swap(now, Ordering::Relaxed);
+        let (now, work) = (shared.now(), nanoseconds as u64);
+        let before = shared.ends.swap(now + work, Ordering::Relaxed);
         if now.saturating_sub(before) > AWAKE.as_nanos() as u64 {
-            shared.questions.store(0, Ordering::Relaxed);
-        } else if shared.questions.fetch_add(1, Ordering::Relaxed) >= SMALL_CALLS {
-            shared.questions.store(0, Ordering::Relaxed);
+            shared.alone.store(0, Ordering::Relaxed);
+        } else if shared.alone.fetch_add(work, Ordering::Relaxed) >= ALONE {
+            shared.alone.store(0, Ordering::Relaxed);
             self.wake(self.threads.len());
         }
         false
@@ -197,7 +198,13 @@ impl Shared {
         }
     }
 
-    /// The number of an open call other than `last`, or `None` when the pool ends. Looks for a while, then sleeps.
+    /// Nanoseconds since the pool began.
+    fn now(&self) -> u64 {
+        self.begin.elapsed().as_nanos() as u64
+    }
+
+    /// The number of an open call other than `last`, or `None` when the pool ends. Looks for a while, for who was woken the
+    /// rest of the work that was begun without it and a while more, then sleeps.
     fn wait(&self, index: usize, last: u64) -> Option<u64> {
         let asleep = &self.workers[index].asleep;
         let open = || {
@@ -205,7 +212,7 @@ impl Shared {
             (gate & OPEN != 0 && gate / CALL != last).then_some(gate / CALL)
         };
         loop {
-            let begin = Instant::now();
+            let end = self.now().max(self.ends.load(Ordering::Relaxed)) + AWAKE.as_nanos() as u64;
             loop {
                 if let Some(call) = open() {
                     return Some(call);
@@ -213,7 +220,7 @@ impl Shared {
                 if self.closing.load(Ordering::SeqCst) {
                     return None;
                 }
-                if begin.elapsed() >= AWAKE {
+                if self.now() >= end {
                     break;
                 }
                 (0..16).for_each(|_| spin_loop());

@@ -6,6 +6,7 @@ use super::lanes::{LINE, Line};
 use super::rows;
 use super::two_of_four::{self, Pairs, Row, TILE};
 use super::windows::{self, Slices};
+use crate::kernel::pool::WORTH_SHARING;
 use crate::kernel::tail::Fused;
 use crate::kernel::{Isa, MatrixMut, Pool, Real};
 
@@ -257,11 +258,6 @@ impl<F: SparseReal> SparseScratch<F> {
     }
 }
 
-/// Work of fewer nanoseconds, by a rough count, is not worth waking anyone.
-const WORTH_WAKING: f64 = 40_000.0;
-/// Nor the help of those who are awake.
-const WORTH_SHARING: f64 = 5_000.0;
-
 /// Computes `out` by parts of columns, a multiple of `granule` each: alone, or on the pool if there is enough to do.
 pub(super) fn share<T: Send>(
     pool: &Pool,
@@ -287,6 +283,5 @@ pub(super) fn share<T: Send>(
 pub(super) fn worth_sharing(pool: &Pool, nanoseconds: f64) -> Option<usize> {
     // Four parts per thread even out rows of unequal work, unless they become too short.
     let parts = (4 * pool.threads()).min((nanoseconds / WORTH_SHARING) as usize).max(pool.threads());
-    let pays = nanoseconds >= WORTH_WAKING || (nanoseconds >= WORTH_SHARING && pool.awake());
-    (pool.threads() > 1 && pays).then_some(parts)
+    pool.pays(nanoseconds).then_some(parts)
 }
