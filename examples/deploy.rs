@@ -56,16 +56,33 @@ impl Args {
                 Arg::Long("help") | Arg::Short('h') => {
                     println!(
                         "Builds an engine, saves it, loads it, and serves requests.\n\noptions: --data DIR  --load FILE  \
-                         --out FILE  --format int8|int4|dynamic|f32|latency|bytes  --requests N  --threads N  --seconds S"
+                         --out FILE  --format {FORMATS}  --requests N  --threads N  --seconds S"
                     );
                     std::process::exit(0);
                 }
                 _ => return Err(arg.unexpected()),
             }
         }
+        // What is wrong is told before anything is trained.
+        config(&args.format)?;
         Duration::try_from_secs_f64(args.seconds).map_err(|e| format!("--seconds {}: {e}", args.seconds))?;
         Ok(args)
     }
+}
+
+const FORMATS: &str = "int8|int4|dynamic|f32|latency|bytes";
+
+/// How to build the engine, by a word of [`FORMATS`].
+fn config<'a>(format: &str) -> Result<Config<'a, f32>, lexopt::Error> {
+    Ok(match format {
+        "int8" => Config::new(Format::Int8),
+        "int4" => Config::new(Format::Int4),
+        "dynamic" => Config::new(Format::Int8Dynamic),
+        "f32" => Config::new(Format::Dense),
+        "latency" => Config::auto(Auto::Latency),
+        "bytes" => Config::auto(Auto::Bytes),
+        other => return Err(format!("--format {other}: allowed is {FORMATS}").into()),
+    })
 }
 
 /// The value of an option, or an error that names it.
@@ -85,17 +102,8 @@ fn main() -> Done {
     // Some hundred typical inputs tell the ranges of activations.
     let rows: Vec<usize> = (0..data.train.rows().min(1000)).collect();
     let typical = data.train.select(&rows)?;
-    let config = match args.format.as_str() {
-        "f32" => Config::new(Format::Dense),
-        "int8" => Config::new(Format::Int8),
-        "int4" => Config::new(Format::Int4),
-        "dynamic" => Config::new(Format::Int8Dynamic),
-        "latency" => Config::auto(Auto::Latency),
-        "bytes" => Config::auto(Auto::Bytes),
-        other => return Ok(failed("--format", format!("{other} is unknown: see --help"))?),
-    };
     let begin = Instant::now();
-    let engine = Engine::build(&mlp, &config.with_calibration(typical.inputs()))?;
+    let engine = Engine::build(&mlp, &config(&args.format)?.with_calibration(typical.inputs()))?;
     println!("built in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
 
     engine.save(&args.out)?;
