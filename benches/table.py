@@ -18,12 +18,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Bytes that one unit of work reads and writes at least: of the element type, and others.
+# Bytes that one unit of work reads and writes at least: of the element type, and others. A row of softmax has 1,000 numbers.
 BYTES = {r"^prune\.magnitude": (3, 0), r"^prune\.rows": (2.5, 0), r"^prune": (2, 0), r"^quantize": (1, 1), r"^dequantize": (1, 1),
          r"^fakequant": (2, 0), r"^observe": (1, 0), r"^batchnorm\.train": (3, 0), r"^batchnorm\.backward": (5, 0),
          r"^(batchnorm|layernorm)": (2, 0), r"^softmax": (2000, 0), r"^dropout": (2, 0.125), r"^kmeans": (2, 1)}
 
-# Kilobytes of weights that are read again and again, of the bench's `limit.read.*`.
+# Kilobytes that the bench's `limit.read.*` read again and again.
 KEPT = (256, 1024, 4096, 16384, 65536)
 
 # Peers that goals name beside the fastest.
@@ -58,19 +58,19 @@ def multiply_adds(case):
 def limit_us(row, limits):
     """The least time of a row by what the machine gives, or None."""
     case, got = row["case"], limits[row["threads"]]
-    size = 8 if ".f64" in case else 1 if ".int8" in case or ".i8" in case else 4
+    size = 8 if ".f64" in case else 4
     if (each := multiply_adds(case)) is not None:
-        kind = "i8" if size == 1 else f"f{8 * size}"
-        if re.search(r"\.b1$", case):
+        kind, size = ("i8", 1) if re.match(r"engine\.int8|gemm\.i8", case) else (f"f{8 * size}", size)
+        if case.endswith(".b1"):
             # Each weight is read once, from the cache that holds them all: a number, and its position where zeros are left out.
             read = each * (size + (2 if case.startswith("sparse") else 0))
-            return max(each / got[kind], read / got["kept"][min(got["kept"], key=lambda kept: abs(math.log(1024 * kept / read)))])
+            nearest = min(KEPT, key=lambda kilobytes: abs(math.log(1024 * kilobytes / read)))
+            return max(each / got[kind], read / got["read"][nearest])
         return each * row["work"] / got[kind]
-    size = 8 if ".f64" in case else 4
     for pattern, (elements, others) in BYTES.items():
         if re.search(pattern, case):
-            way = "read" if case.startswith("observe") else "copy"
-            return (elements * size + others) * row["work"] / got[way]
+            rate = got["read"][KEPT[-1]] if case.startswith("observe") else got["copy"]
+            return (elements * size + others) * row["work"] / rate
     return None
 
 
@@ -84,8 +84,7 @@ def limits(threads):
             us_of[t][line["case"]] = min(line["min_us"], us_of[t].get(line["case"], math.inf))
     for t, us in us_of.items():
         each = t * 20 * 84 * 256 * 512
-        found[t] = {"read": 4 * 4096**2 / us["limit.read"], "copy": 8 * 4096**2 / us["limit.copy"],
-                    "kept": {kilobytes: 2**26 / us["limit.read" if kilobytes == 2**16 else f"limit.read.{kilobytes}k"] for kilobytes in KEPT},
+        found[t] = {"read": {kilobytes: 2**26 / us[f"limit.read.{kilobytes}k"] for kilobytes in KEPT}, "copy": 2**27 / us["limit.copy"],
                     **{kind: each / us[f"limit.product.{kind}"] for kind in ("i8", "f32", "f64")}}
     return found
 
@@ -152,6 +151,9 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", default="5")
     args = parser.parse_args()
+    for path in [args.peers / "compare"] if not args.json else [*args.json, *(args.errors or [])]:
+        if not path.is_file():
+            parser.error(f"{path} is not there")
     files = args.json
     with tempfile.TemporaryDirectory() as folder:
         if not files:
@@ -181,12 +183,12 @@ def main():
         f"- command: `{command}`; limits measured when the table was written" + (", which may be another state of the machine" if args.json else ""),
         f"- peers: {', '.join(versions)}",
         f"- {sum(row['reached'] for row in compared)} of {len(rows)} goals reached, {len(rows) - len(compared)} not compared", "",
-        "| threads | copy, read + write | i8 products | f32 | f64 | read again: " + " | ".join(f"{kilobytes / 1024:g} MB" for kilobytes in KEPT) + " |",
+        "| threads | copy, read + write | i8 products | f32 | f64 | read from " + " | ".join(f"{kilobytes / 1024:g} MB" for kilobytes in KEPT) + " |",
         "|---|---|---|---|---|" + "---|" * len(KEPT),
     ]
     for t, got in found.items():
         text.append(f"| {t} | {got['copy'] / 1e3:.1f} GB/s | {2 * got['i8'] / 1e3:.0f} GOP/s | {2 * got['f32'] / 1e3:.0f} GFLOP/s "
-                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s | {' | '.join(f'{rate / 1e3:.1f} GB/s' for rate in got['kept'].values())} |")
+                    f"| {2 * got['f64'] / 1e3:.0f} GFLOP/s | {' | '.join(f'{rate / 1e3:.1f} GB/s' for rate in got['read'].values())} |")
     text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
     families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
     for family in families:

@@ -284,7 +284,7 @@ mod tests {
     fn a_quick_succession_of_questions_wakes_workers() {
         let pool = Pool::new(3);
         assert!(!Pool::single().awake(0.0));
-        // Whether the work in between takes no time or longer than they stay awake.
+        // Whether the work in between takes hardly any time or longer than they stay awake.
         for nanoseconds in [1_000u32, 100_000] {
             while pool.awake(0.0) {
                 std::thread::sleep(std::time::Duration::from_millis(5));

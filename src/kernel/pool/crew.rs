@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long a worker without work looks for more before it sleeps: about what waking it costs, several times over.
-const AWAKE: Duration = Duration::from_micros(30);
+/// Nanoseconds for which a worker without work looks for more before it sleeps: about what waking it costs, several times over.
+const AWAKE: u64 = 30_000;
 
 /// So many nanoseconds of work in quick succession wake workers that sleep.
 const ALONE: u64 = 500_000;
@@ -144,7 +144,7 @@ impl Crew {
         }
         let (now, work) = (shared.now(), nanoseconds as u64);
         let before = shared.ends.swap(now + work, Ordering::Relaxed);
-        if now.saturating_sub(before) > AWAKE.as_nanos() as u64 {
+        if now.saturating_sub(before) > AWAKE {
             shared.alone.store(0, Ordering::Relaxed);
         } else if shared.alone.fetch_add(work, Ordering::Relaxed) >= ALONE {
             shared.alone.store(0, Ordering::Relaxed);
@@ -203,8 +203,8 @@ impl Shared {
         self.begin.elapsed().as_nanos() as u64
     }
 
-    /// The number of an open call other than `last`, or `None` when the pool ends. Looks for a while, for who was woken the
-    /// rest of the work that was begun without it and a while more, then sleeps.
+    /// The number of an open call other than `last`, or `None` when the pool ends. Looks for a while, then sleeps; for who was
+    /// just woken, the while begins at the end of the work that was begun without it.
     fn wait(&self, index: usize, last: u64) -> Option<u64> {
         let asleep = &self.workers[index].asleep;
         let open = || {
@@ -212,7 +212,7 @@ impl Shared {
             (gate & OPEN != 0 && gate / CALL != last).then_some(gate / CALL)
         };
         loop {
-            let end = self.now().max(self.ends.load(Ordering::Relaxed)) + AWAKE.as_nanos() as u64;
+            let end = self.now().max(self.ends.load(Ordering::Relaxed)) + AWAKE;
             loop {
                 if let Some(call) = open() {
                     return Some(call);
