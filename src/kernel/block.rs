@@ -21,7 +21,8 @@ const PART_BYTES: usize = 128 * 1024;
 /// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
 const NEAR_BYTES: usize = 192 * 1024;
 
-/// So many bytes of weights come from memory, in order: for one row, to leave out some of them disturbs more than it saves.
+/// So many bytes of weights come from memory, in order: for one row, to leave out some of them disturbs more than it saves; for more,
+/// the next are fetched meanwhile.
 const FAR_BYTES: usize = 8 << 20;
 
 /// Sums of a tile on their way from registers to memory.
@@ -140,8 +141,8 @@ pub(super) struct Panel<'p, F> {
     pub(super) strips: Strips<'p, F>,
     /// The `k` that matter, if not all do.
     pub(super) live: Option<&'p [u32]>,
-    /// What will be read next, as many terms.
-    pub(super) next: Strips<'p, F>,
+    /// The share of this tile in the next panel: to be fetched while it computes.
+    pub(super) next: Option<Strips<'p, F>>,
     /// Whether sums go on from what they hold; they begin with zero otherwise.
     pub(super) resume: bool,
 }
@@ -163,14 +164,18 @@ impl<F: Real> Job<'_, '_, F> {
     pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], Panel<'_, F>, &mut Sums<F>)) {
         let columns = self.y.columns();
         let (terms, resume) = (self.terms.clone(), self.resume);
+        let tiles = Tiles::new(self.count, self.tile_rows);
         let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
+        // The more tiles, the less each has to fetch; weights nearby come in time, and a small cache has better use for its place.
+        let bytes = if let Steps::Packed(all) = &self.steps { size_of_val(*all) } else { 0 };
+        let ahead = near && (!small_cache(self.isa) || bytes * tiles.len() > FAR_BYTES);
         for panel in 0..columns.div_ceil(PANEL) {
-            let mut next = None;
+            let mut next: Option<Strips<'_, F>> = None;
             let strips = match self.steps {
                 Steps::Packed(all) => {
                     let of =
                         |panel: usize| Strips::new(&all[panel * self.depth..][..self.depth], terms.clone());
-                    if near && panel + 1 < columns.div_ceil(PANEL) {
+                    if ahead && panel + 1 < columns.div_ceil(PANEL) {
                         next = Some(of(panel + 1));
                     }
                     of(panel)
@@ -192,9 +197,8 @@ impl<F: Real> Job<'_, '_, F> {
                 Add::Bias(all) => padded(&all[at..at + used]),
                 Add::Nothing | Add::Result => [F::default(); PANEL],
             };
-            let tiles = Tiles::new(self.count, self.tile_rows);
-            for (index, rows) in tiles.enumerate() {
-                let next = next.filter(|_| rows.end == self.count).unwrap_or(strips);
+            for (index, rows) in tiles.clone().enumerate() {
+                let next = next.map(|next| next.part(index, tiles.len()));
                 let a = &self.packed[rows.start * terms.len()..rows.end * terms.len()];
                 let live = match self.skip {
                     Skip::Rows => self.live.get(index),

@@ -35,6 +35,13 @@ impl<'p, F: Real> Strips<'p, F> {
         Self { numbers: numbers(panel), depth: panel.len(), first: terms.start, count: terms.len() }
     }
 
+    /// The terms of part `index` of `parts` that are as good as equal.
+    #[inline(always)]
+    pub(super) fn part(self, index: usize, parts: usize) -> Self {
+        let (start, end) = (index * self.count / parts, (index + 1) * self.count / parts);
+        Self { first: self.first + start, count: end - start, ..self }
+    }
+
     /// How many terms.
     #[inline(always)]
     pub(super) fn count(&self) -> usize {

@@ -271,6 +271,25 @@ mod tests {
                 }
 
                 #[test]
+                fn to_fetch_weights_ahead_changes_no_bit() {
+                    // So many tiles and weights that the next panel is fetched on every set.
+                    let (rows, inputs, outputs) = (160, 801, 131);
+                    let (x, w) = (numbers::<$t>(1, rows * inputs), numbers::<$t>(2, inputs * outputs));
+                    let (x, w) = (Matrix::new(&x, rows, inputs), Matrix::new(&w, outputs, inputs));
+                    let packed = PackedReal::new(w);
+                    for isa in Isa::available() {
+                        let scratch = &mut ScratchReal::default();
+                        let mut expected = vec![9.0; rows * outputs];
+                        let out = MatrixMut::new(&mut expected, rows, outputs);
+                        affine(isa, x, w, None, Fused::Identity, out, scratch);
+                        let mut y = vec![9.0; rows * outputs];
+                        let out = MatrixMut::new(&mut y, rows, outputs);
+                        multiply(isa, x, &packed, 0..packed.panels(), None, Fused::Identity, out, scratch);
+                        assert_eq!(y, expected, "{isa}");
+                    }
+                }
+
+                #[test]
                 fn a_product_takes_every_transpose_and_adds_when_asked() {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();

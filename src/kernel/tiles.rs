@@ -22,6 +22,8 @@ impl Tiles {
     }
 }
 
+impl ExactSizeIterator for Tiles {}
+
 impl Iterator for Tiles {
     type Item = Range<usize>;
 
@@ -34,6 +36,37 @@ impl Iterator for Tiles {
         self.next = end;
         self.tiles -= 1;
         Some(tile)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.tiles, Some(self.tiles))
+    }
+}
+
+/// Spreads `count` things over `steps`, evenly.
+pub(super) struct Pace {
+    count: usize,
+    steps: usize,
+    due: usize,
+    done: usize,
+}
+
+impl Pace {
+    #[inline(always)]
+    pub(super) fn new(count: usize, steps: usize) -> Self {
+        Self { count, steps, due: 0, done: 0 }
+    }
+
+    /// Those of the next step.
+    #[inline(always)]
+    pub(super) fn step(&mut self) -> Range<usize> {
+        let first = self.done;
+        self.due += self.count;
+        while self.due >= self.steps {
+            self.due -= self.steps;
+            self.done += 1;
+        }
+        first..self.done
     }
 }
 
@@ -49,6 +82,23 @@ mod tests {
             let lengths = tiles.iter().map(Range::len);
             assert!(lengths.clone().max().unwrap_or(0) <= 14);
             assert!(lengths.clone().max().unwrap_or(0) - lengths.min().unwrap_or(0) <= 1);
+        }
+    }
+
+    #[test]
+    fn a_pace_leaves_nothing_out_and_never_differs_by_more_than_one() {
+        for count in 0..40 {
+            for steps in 1..20 {
+                let mut pace = Pace::new(count, steps);
+                let each: Vec<_> = (0..steps).map(|_| pace.step()).collect();
+                assert_eq!(
+                    each.iter().cloned().flatten().collect::<Vec<_>>(),
+                    (0..count).collect::<Vec<_>>()
+                );
+                assert!(
+                    each.iter().all(|now| now.len() == count / steps || now.len() == count.div_ceil(steps))
+                );
+            }
         }
     }
 }

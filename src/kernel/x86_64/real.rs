@@ -6,13 +6,13 @@ use super::{Avx2, Avx512};
 use crate::kernel::block::{Job, Panel, Sums};
 use crate::kernel::panels::Strips;
 use crate::kernel::real::Real;
-use crate::kernel::tiles::{MAX_ROWS, PANEL};
+use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace};
 
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
 const FEW: usize = 3;
 
-/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time; if one by one, weights are fetched
-/// ahead.
+/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time, for each of which a term to come is
+/// fetched.
 /// `[rows: vectors ..]` says how many vectors of columns a pass over the panel holds in registers for so many rows; the last list,
 /// how many a last pass may hold instead.
 macro_rules! product {
@@ -71,14 +71,25 @@ macro_rules! product {
                         None => {
                             let (blocks, rest) = a.as_chunks::<UNROLL>();
                             let line_blocks = lines.map(|lines| &lines.as_chunks::<UNROLL>().0[..blocks.len()]);
-                            let next = strips_of::<V>(next, first).map(|next| &next[..blocks.len()]);
-                            for (b, a) in blocks.iter().enumerate() {
-                                let lines = line_blocks.map(|lines| &lines[b]);
-                                for (k, a) in a.iter().enumerate() {
-                                    if FETCH && R > FEW {
-                                        fetch(&next, b);
+                            match next.filter(|_| R > FEW) {
+                                None => {
+                                    for (b, a) in blocks.iter().enumerate() {
+                                        for (k, a) in a.iter().enumerate() {
+                                            add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
+                                        }
                                     }
-                                    add(&mut all, a, lines.map(|lines| &lines[k]));
+                                }
+                                Some(next) => {
+                                    let mut pace = Pace::new(next.count(), blocks.len());
+                                    let next = strips_of(next, first);
+                                    for (b, a) in blocks.iter().enumerate() {
+                                        for k in pace.step() {
+                                            fetch::<V>(&next, k);
+                                        }
+                                        for (k, a) in a.iter().enumerate() {
+                                            add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
+                                        }
+                                    }
                                 }
                             }
                             for (k, a) in rest.iter().enumerate() {
@@ -99,8 +110,6 @@ macro_rules! product {
                 }
 
                 const UNROLL: usize = $unroll;
-                // With blocks of one term, whose number is that of the term.
-                const FETCH: bool = UNROLL == 1;
 
                 /// Numbers and vectors on a cache line.
                 const LINE: usize = <$t as Real>::LINE;
@@ -138,7 +147,7 @@ macro_rules! product {
                     }
                 }
 
-                /// Brings the columns of this pass near, for a tile to come.
+                /// Brings the columns of this pass near, for the tiles of the panel to come.
                 #[inline]
                 #[target_feature(enable = $features)]
                 fn fetch<const V: usize>(lines: &[&[[$t; LINE]]; V], k: usize) {
