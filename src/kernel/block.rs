@@ -10,7 +10,7 @@ use super::pack::pack;
 use super::panels::{Step, Strips, pack_panel};
 use super::real::Real;
 use super::tail::{Fused, padded};
-use super::tiles::{MAX_ROWS, PANEL, Tiles};
+use super::tiles::{MAX_ROWS, PANEL, Tiles, share};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 512 * 1024;
@@ -168,7 +168,7 @@ impl<F: Real> Job<'_, '_, F> {
         let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
         // The more tiles, the less each has to fetch; weights nearby come in time, and a small cache has better use for its place.
         let bytes = if let Steps::Packed(all) = &self.steps { size_of_val(*all) } else { 0 };
-        let ahead = near && (!small_cache(self.isa) || bytes * tiles.len() > FAR_BYTES);
+        let ahead = near && (!small_cache(self.isa) || bytes * tiles.len().max(2) > 2 * FAR_BYTES);
         for panel in 0..columns.div_ceil(PANEL) {
             let mut next: Option<Strips<'_, F>> = None;
             let strips = match self.steps {
@@ -198,7 +198,7 @@ impl<F: Real> Job<'_, '_, F> {
                 Add::Nothing | Add::Result => [F::default(); PANEL],
             };
             for (index, rows) in tiles.clone().enumerate() {
-                let next = next.map(|next| next.part(index, tiles.len()));
+                let next = next.map(|next| next.part(share(next.count(), index, tiles.len())));
                 let a = &self.packed[rows.start * terms.len()..rows.end * terms.len()];
                 let live = match self.skip {
                     Skip::Rows => self.live.get(index),

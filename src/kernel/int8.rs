@@ -20,11 +20,14 @@ use super::live::Live;
 use super::pack::pack_codes;
 use super::scalar;
 use super::tail::{Finish, Tail, padded};
-use super::tiles::{MAX_ROWS, PANEL, Tiles};
+use super::tiles::{MAX_ROWS, PANEL, Tiles, share};
 use super::weights::{PackedCodes, Step};
 
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 256 * 1024;
+
+/// So many bytes of weights come from memory: the next are fetched while these are computed with.
+const FAR_BYTES: usize = 6 << 20;
 
 /// Sums of a tile on their way from registers to the tail.
 pub(super) type Sums = [[i32; PANEL]; MAX_ROWS];
@@ -172,35 +175,41 @@ pub struct Job<'j, 't, S> {
     sums: &'j mut Sums,
 }
 
+/// A panel as a tile reads it.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'p, S> {
+    pub(super) steps: &'p [S],
+    /// The steps that matter, if not all do; sets that do not ask for it take all.
+    pub(super) live: Option<&'p [u32]>,
+    /// The share of this tile in the next panel: to be fetched while it computes.
+    pub(super) next: &'p [S],
+    /// What sums begin with.
+    pub(super) start: &'p [i32; PANEL],
+}
+
 impl<S: Step> Job<'_, '_, S> {
-    /// Does it, with `tile(rows, columns, a, steps, start, sums)` for one tile of sums. Inlined into one function
-    /// for each instruction set.
+    /// Does it, with `tile(rows, columns, a, panel, sums)` for one tile of sums. Inlined into one function for each instruction set.
     #[inline(always)]
-    pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], &[S], &[i32; PANEL], &mut Sums)) {
-        let tile = |rows: usize,
-                    columns: usize,
-                    a: &[u32],
-                    _: Option<&[u32]>,
-                    steps: &[S],
-                    start: &[i32; PANEL],
-                    sums: &mut Sums| {
-            tile(rows, columns, a, steps, start, sums);
-        };
+    pub(super) fn run(self, tile: impl Fn(usize, usize, &[u32], Panel<'_, S>, &mut Sums)) {
         self.run_with(tile, scalar::int8::add_excess, |finish, sums, row| finish.run(sums, row));
     }
 
-    /// The same for a `tile(rows, columns, a, live, steps, start, sums)` that leaves out zeros, with an `add(rows, a, excess, sums)` for
-    /// what tame weights lack, and a way of its own from the sums of a tile, whose first row is given, to the result.
+    /// The same with an `add(rows, a, excess, sums)` for what tame weights lack, and a way of its own from the sums of a tile, whose
+    /// first row is given, to the result.
     #[inline(always)]
     pub(super) fn run_with(
         self,
-        tile: impl Fn(usize, usize, &[u32], Option<&[u32]>, &[S], &[i32; PANEL], &mut Sums),
+        tile: impl Fn(usize, usize, &[u32], Panel<'_, S>, &mut Sums),
         add: impl Fn(usize, &[u32], &Excess, &mut Sums),
         send: impl Fn(&mut Finish<'_>, &[[i32; PANEL]], usize),
     ) {
         let depth = self.weights.inputs().div_ceil(4);
+        let tiles = Tiles::new(self.count, self.tile_rows);
+        let steps_of = |panel: usize| &self.weights.steps[panel * depth..(panel + 1) * depth];
+        let far = self.panels.len() * depth * size_of::<S>() > FAR_BYTES;
         for panel in self.panels.clone() {
-            let steps = &self.weights.steps[panel * depth..(panel + 1) * depth];
+            let steps = steps_of(panel);
+            let next = if far && panel + 1 < self.panels.end { steps_of(panel + 1) } else { &[] };
             let column = panel * PANEL;
             let used = PANEL.min(self.weights.outputs() - column);
             let mut start = [0; PANEL];
@@ -212,9 +221,10 @@ impl<S: Step> Job<'_, '_, S> {
                 start[j] = start[j].wrapping_sub(column_sums[j].wrapping_mul(self.zero_point));
             }
             let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
-            for (index, rows) in Tiles::new(self.count, self.tile_rows).enumerate() {
+            for (index, rows) in tiles.clone().enumerate() {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
-                tile(rows.len(), used, a, self.live.get(index), steps, &start, self.sums);
+                let (live, next) = (self.live.get(index), &next[share(next.len(), index, tiles.len())]);
+                tile(rows.len(), used, a, Panel { steps, live, next, start: &start }, self.sums);
                 let excess = &self.weights.excess[panel];
                 if !excess.is_empty() {
                     add(rows.len(), a, excess, self.sums);

@@ -35,11 +35,10 @@ impl<'p, F: Real> Strips<'p, F> {
         Self { numbers: numbers(panel), depth: panel.len(), first: terms.start, count: terms.len() }
     }
 
-    /// The terms of part `index` of `parts` that are as good as equal.
+    /// Some of its terms.
     #[inline(always)]
-    pub(super) fn part(self, index: usize, parts: usize) -> Self {
-        let (start, end) = (index * self.count / parts, (index + 1) * self.count / parts);
-        Self { first: self.first + start, count: end - start, ..self }
+    pub(super) fn part(self, terms: Range<usize>) -> Self {
+        Self { first: self.first + terms.start, count: terms.len(), ..self }
     }
 
     /// How many terms.

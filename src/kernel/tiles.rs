@@ -43,6 +43,12 @@ impl Iterator for Tiles {
     }
 }
 
+/// Part `index` of `count` things, where all parts are as good as equal.
+#[inline(always)]
+pub(super) fn share(count: usize, index: usize, parts: usize) -> Range<usize> {
+    index * count / parts..(index + 1) * count / parts
+}
+
 /// Spreads `count` things over `steps`, evenly.
 pub(super) struct Pace {
     count: usize,

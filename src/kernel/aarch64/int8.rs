@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{DotProd, Neon};
-use crate::kernel::int8::{Job, Sums};
+use crate::kernel::int8::{Job, Panel, Sums};
 use crate::kernel::tiles::PANEL;
 use crate::kernel::weights::{Step4, Step8};
 
@@ -22,9 +22,7 @@ macro_rules! product {
             pub(in crate::kernel) fn $run(self, job: Job<'_, '_, $step>) {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, $step>) {
-                    job.run(|rows, columns, a, steps, start, sums| {
-                        $module::tile(rows, columns, a, steps, start, sums)
-                    });
+                    job.run(|rows, columns, a, panel, sums| $module::tile(rows, columns, a, panel, sums));
                 }
 
                 // SAFETY: `self` proves the instructions.
@@ -40,8 +38,7 @@ macro_rules! product {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                steps: &[$step],
-                start: &[i32; PANEL],
+                Panel { steps, start, .. }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 for first in (0..columns.div_ceil(4)).step_by(PASS) {

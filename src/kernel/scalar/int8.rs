@@ -1,8 +1,7 @@
 //! The product of codes, one multiplication at a time.
 
 use crate::kernel::excess::Excess;
-use crate::kernel::int8::Sums;
-use crate::kernel::tiles::PANEL;
+use crate::kernel::int8::{Panel, Sums};
 use crate::kernel::weights::Step;
 
 /// `sums[i][j] = start[j] + sum over k of a[k][i] * w[k][j]`, four `k` in each element of both.
@@ -10,8 +9,7 @@ pub(in crate::kernel) fn tile<S: Step>(
     rows: usize,
     _columns: usize,
     a: &[u32],
-    steps: &[S],
-    start: &[i32; PANEL],
+    Panel { steps, start, .. }: Panel<'_, S>,
     sums: &mut Sums,
 ) {
     for (i, sums) in sums[..rows].iter_mut().enumerate() {

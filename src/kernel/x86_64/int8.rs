@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Avx512;
 use super::tail::send;
-use crate::kernel::int8::{Job, Sums};
+use crate::kernel::int8::{Job, Panel, Sums};
 use crate::kernel::scalar::int8::add_excess;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step4, Step8};
@@ -17,9 +17,7 @@ macro_rules! product {
                 #[target_feature(enable = $features)]
                 fn run(job: Job<'_, '_, $step>) {
                     job.run_with(
-                        |rows, columns, a, live, steps, start, sums| {
-                            $tile(rows, columns, a, live, steps, start, sums)
-                        },
+                        |rows, columns, a, panel, sums| $tile(rows, columns, a, panel, sums),
                         |rows, a, excess, sums| $add(rows, a, excess, sums),
                         |finish, sums, row| $send(finish, sums, row),
                     );
@@ -84,15 +82,13 @@ macro_rules! vnni {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
-                start: &[i32; PANEL],
+                panel: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 // The last number hides the latency of `vpdpbusd` where few rows give few independent sums. One row alone
                 // goes another way, see `row`, unless weights are tame.
                 tile_rows!(
-                    rows, columns, (a, live, steps, start, sums),
+                    rows, columns, (a, panel, sums),
                     1: 4, 2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
                 );
             }
@@ -101,9 +97,7 @@ macro_rules! vnni {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
             fn dot<const R: usize, const V: usize, const U: usize>(
                 a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
-                start: &[i32; PANEL],
+                Panel { steps, live, start, .. }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 const { assert!(R <= MAX_ROWS && 16 * V <= PANEL) }

@@ -8,11 +8,12 @@ use std::arch::x86_64::*;
 
 use super::Avx2;
 use super::int8::product;
+use super::real::FEW;
 use crate::kernel::excess::{Excess, SIDE};
-use crate::kernel::int8::{Job, Sums};
+use crate::kernel::int8::{Job, Panel, Sums};
 use crate::kernel::scalar::int8::add_excess;
 use crate::kernel::tail::Finish;
-use crate::kernel::tiles::{MAX_ROWS, PANEL};
+use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace, share};
 use crate::kernel::weights::{Step4, Step8};
 
 macro_rules! avx2 {
@@ -61,55 +62,49 @@ macro_rules! tame {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
-                start: &[i32; PANEL],
+                panel: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
+                let Panel { steps, live, next, start } = panel;
                 sums[..rows].fill(*start);
                 let vectors = columns.div_ceil(8);
                 match live {
                     // A row alone passes over a panel once.
                     None if rows > 1 => {
-                        for (a, steps) in a.chunks(NEAR * rows).zip(steps.chunks(NEAR)) {
-                            near(rows, vectors, a, None, steps, sums);
+                        let parts = steps.len().div_ceil(NEAR);
+                        for (p, (a, steps)) in a.chunks(NEAR * rows).zip(steps.chunks(NEAR)).enumerate() {
+                            let next = &next[share(next.len(), p, parts)];
+                            near(rows, vectors, a, Panel { steps, next, ..panel }, sums);
                         }
                     }
-                    live => near(rows, vectors, a, live, steps, sums),
+                    _ => near(rows, vectors, a, panel, sums),
                 }
             }
 
             /// Adds some steps of `k`.
             #[target_feature(enable = "avx2,fma")]
-            fn near(
-                rows: usize,
-                vectors: usize,
-                a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
-                sums: &mut Sums,
-            ) {
+            fn near(rows: usize, vectors: usize, a: &[u32], panel: Panel<'_, $step>, sums: &mut Sums) {
                 // More rows than five in two turns: registers hold the sums of two vectors then, and each code that fills a
                 // vector is used twice.
                 match rows {
-                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, sums),
-                    1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, sums),
-                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, live, steps, sums),
-                    2 => passes::<2, 0, 2, 2>(vectors, a, live, steps, sums),
-                    3 => passes::<3, 0, 3, 2>(vectors, a, live, steps, sums),
-                    4 => passes::<4, 0, 4, 2>(vectors, a, live, steps, sums),
-                    5 => passes::<5, 0, 5, 2>(vectors, a, live, steps, sums),
+                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, panel, sums),
+                    1 => passes::<1, 0, 1, 2>(vectors, a, panel, sums),
+                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, panel, sums),
+                    2 => passes::<2, 0, 2, 2>(vectors, a, panel, sums),
+                    3 => passes::<3, 0, 3, 2>(vectors, a, panel, sums),
+                    4 => passes::<4, 0, 4, 2>(vectors, a, panel, sums),
+                    5 => passes::<5, 0, 5, 2>(vectors, a, panel, sums),
                     6 => {
-                        passes::<6, 0, 3, 2>(vectors, a, live, steps, sums);
-                        passes::<6, 3, 3, 2>(vectors, a, live, steps, sums);
+                        passes::<6, 0, 3, 2>(vectors, a, panel, sums);
+                        passes::<6, 3, 3, 2>(vectors, a, panel, sums);
                     }
                     7 => {
-                        passes::<7, 0, 4, 2>(vectors, a, live, steps, sums);
-                        passes::<7, 4, 3, 2>(vectors, a, live, steps, sums);
+                        passes::<7, 0, 4, 2>(vectors, a, panel, sums);
+                        passes::<7, 4, 3, 2>(vectors, a, panel, sums);
                     }
                     8 => {
-                        passes::<8, 0, 4, 2>(vectors, a, live, steps, sums);
-                        passes::<8, 4, 4, 2>(vectors, a, live, steps, sums);
+                        passes::<8, 0, 4, 2>(vectors, a, panel, sums);
+                        passes::<8, 4, 4, 2>(vectors, a, panel, sums);
                     }
                     _ => unreachable!("a tile of {rows} rows"),
                 }
@@ -120,8 +115,7 @@ macro_rules! tame {
             fn passes<const R: usize, const FIRST: usize, const N: usize, const V: usize>(
                 vectors: usize,
                 a: &[u32],
-                live: Option<&[u32]>,
-                steps: &[$step],
+                Panel { steps, live, next, .. }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 const { assert!(FIRST + N <= R && R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
@@ -159,9 +153,19 @@ macro_rules! tame {
                         None => {
                             let (two_a, last_a) = a.as_chunks::<2>();
                             let (two, last) = steps.as_chunks::<2>();
-                            for (a, steps) in two_a.iter().zip(two) {
-                                add::<R, FIRST, N, V>(&mut all, &a[0], &steps[0], first);
-                                add::<R, FIRST, N, V>(&mut all, &a[1], &steps[1], first);
+                            if R > FEW && FIRST == 0 && first == 0 && !next.is_empty() {
+                                // The first pass of all that the tile makes.
+                                let mut pace = Pace::new(next.len(), two.len());
+                                for (a, steps) in two_a.iter().zip(two) {
+                                    next[pace.step()].iter().for_each(|step| fetch(step));
+                                    add::<R, FIRST, N, V>(&mut all, &a[0], &steps[0], first);
+                                    add::<R, FIRST, N, V>(&mut all, &a[1], &steps[1], first);
+                                }
+                            } else {
+                                for (a, steps) in two_a.iter().zip(two) {
+                                    add::<R, FIRST, N, V>(&mut all, &a[0], &steps[0], first);
+                                    add::<R, FIRST, N, V>(&mut all, &a[1], &steps[1], first);
+                                }
                             }
                             for (a, step) in last_a.iter().zip(last) {
                                 add::<R, FIRST, N, V>(&mut all, a, step, first);
@@ -327,24 +331,16 @@ mod wide_i8 {
     use super::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn tile(
-        rows: usize,
-        columns: usize,
-        a: &[u32],
-        live: Option<&[u32]>,
-        steps: &[Step8],
-        start: &[i32; PANEL],
-        sums: &mut Sums,
-    ) {
-        sums[..rows].fill(*start);
+    pub(super) fn tile(rows: usize, columns: usize, a: &[u32], panel: Panel<'_, Step8>, sums: &mut Sums) {
+        sums[..rows].fill(*panel.start);
         let vectors = columns.div_ceil(4);
         match rows {
-            1 if vectors > 4 => passes::<1, 8>(vectors, a, live, steps, sums),
-            1 => passes::<1, 4>(vectors, a, live, steps, sums),
-            2 => passes::<2, 4>(vectors, a, live, steps, sums),
-            3 => passes::<3, 2>(vectors, a, live, steps, sums),
-            4 => passes::<4, 2>(vectors, a, live, steps, sums),
-            5 => passes::<5, 2>(vectors, a, live, steps, sums),
+            1 if vectors > 4 => passes::<1, 8>(vectors, a, panel, sums),
+            1 => passes::<1, 4>(vectors, a, panel, sums),
+            2 => passes::<2, 4>(vectors, a, panel, sums),
+            3 => passes::<3, 2>(vectors, a, panel, sums),
+            4 => passes::<4, 2>(vectors, a, panel, sums),
+            5 => passes::<5, 2>(vectors, a, panel, sums),
             _ => unreachable!("a tile of {rows} rows"),
         }
     }
@@ -354,8 +350,7 @@ mod wide_i8 {
     fn passes<const R: usize, const V: usize>(
         vectors: usize,
         a: &[u32],
-        live: Option<&[u32]>,
-        steps: &[Step8],
+        Panel { steps, live, .. }: Panel<'_, Step8>,
         sums: &mut Sums,
     ) {
         let a = a.as_chunks::<2>().0.as_chunks::<R>().0;
@@ -436,6 +431,15 @@ fn load_i8_wide(step: &Step8, v: usize) -> __m256i {
     let part: &[[i8; 4]; 4] = &step.0.as_chunks().0[v];
     // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
     _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(part.as_ptr().cast()) })
+}
+
+/// Brings a step near.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fetch<S>(step: &S) {
+    for line in (0..size_of::<S>()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(step).cast::<i8>().wrapping_add(line));
+    }
 }
 
 /// Four inputs of eight columns.

@@ -9,7 +9,7 @@ use crate::kernel::real::Real;
 use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace};
 
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
-const FEW: usize = 3;
+pub(super) const FEW: usize = 3;
 
 /// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time, for each of which a term to come is
 /// fetched.
