@@ -26,8 +26,8 @@ use super::weights::{PackedCodes, Step};
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// So many bytes of weights come from memory: the next are fetched while these are computed with.
-const FAR_BYTES: usize = 6 << 20;
+/// So many bytes of weights come from a cache far away, or from memory: the next are fetched while these are computed with.
+const FAR_BYTES: usize = 2 << 20;
 
 /// Sums of a tile on their way from registers to the tail.
 pub(super) type Sums = [[i32; PANEL]; MAX_ROWS];
