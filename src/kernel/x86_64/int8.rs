@@ -82,13 +82,13 @@ macro_rules! vnni {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                panel: Panel<'_, $step>,
+                Panel { steps, live, start, .. }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 // The last number hides the latency of `vpdpbusd` where few rows give few independent sums. One row alone
                 // goes another way, see `row`, unless weights are tame.
                 tile_rows!(
-                    rows, columns, (a, panel, sums),
+                    rows, columns, (a, live, steps, start, sums),
                     1: 4, 2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
                 );
             }
@@ -97,7 +97,9 @@ macro_rules! vnni {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
             fn dot<const R: usize, const V: usize, const U: usize>(
                 a: &[u32],
-                Panel { steps, live, start, .. }: Panel<'_, $step>,
+                live: Option<&[u32]>,
+                steps: &[$step],
+                start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
                 const { assert!(R <= MAX_ROWS && 16 * V <= PANEL) }

@@ -62,10 +62,9 @@ macro_rules! tame {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                panel: Panel<'_, $step>,
+                Panel { steps, live, next, start }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
-                let Panel { steps, live, next, start } = panel;
                 sums[..rows].fill(*start);
                 let vectors = columns.div_ceil(8);
                 match live {
@@ -74,37 +73,45 @@ macro_rules! tame {
                         let parts = steps.len().div_ceil(NEAR);
                         for (p, (a, steps)) in a.chunks(NEAR * rows).zip(steps.chunks(NEAR)).enumerate() {
                             let next = &next[share(next.len(), p, parts)];
-                            near(rows, vectors, a, Panel { steps, next, ..panel }, sums);
+                            near(rows, vectors, a, None, steps, next, sums);
                         }
                     }
-                    _ => near(rows, vectors, a, panel, sums),
+                    live => near(rows, vectors, a, live, steps, next, sums),
                 }
             }
 
             /// Adds some steps of `k`.
             #[target_feature(enable = "avx2,fma")]
-            fn near(rows: usize, vectors: usize, a: &[u32], panel: Panel<'_, $step>, sums: &mut Sums) {
+            fn near(
+                rows: usize,
+                vectors: usize,
+                a: &[u32],
+                live: Option<&[u32]>,
+                steps: &[$step],
+                next: &[$step],
+                sums: &mut Sums,
+            ) {
                 // More rows than five in two turns: registers hold the sums of two vectors then, and each code that fills a
                 // vector is used twice.
                 match rows {
-                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, panel, sums),
-                    1 => passes::<1, 0, 1, 2>(vectors, a, panel, sums),
-                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, panel, sums),
-                    2 => passes::<2, 0, 2, 2>(vectors, a, panel, sums),
-                    3 => passes::<3, 0, 3, 2>(vectors, a, panel, sums),
-                    4 => passes::<4, 0, 4, 2>(vectors, a, panel, sums),
-                    5 => passes::<5, 0, 5, 2>(vectors, a, panel, sums),
+                    1 if vectors > 2 => passes::<1, 0, 1, 4>(vectors, a, live, steps, next, sums),
+                    1 => passes::<1, 0, 1, 2>(vectors, a, live, steps, next, sums),
+                    2 if vectors > 2 => passes::<2, 0, 2, 4>(vectors, a, live, steps, next, sums),
+                    2 => passes::<2, 0, 2, 2>(vectors, a, live, steps, next, sums),
+                    3 => passes::<3, 0, 3, 2>(vectors, a, live, steps, next, sums),
+                    4 => passes::<4, 0, 4, 2>(vectors, a, live, steps, next, sums),
+                    5 => passes::<5, 0, 5, 2>(vectors, a, live, steps, next, sums),
                     6 => {
-                        passes::<6, 0, 3, 2>(vectors, a, panel, sums);
-                        passes::<6, 3, 3, 2>(vectors, a, panel, sums);
+                        passes::<6, 0, 3, 2>(vectors, a, live, steps, next, sums);
+                        passes::<6, 3, 3, 2>(vectors, a, live, steps, next, sums);
                     }
                     7 => {
-                        passes::<7, 0, 4, 2>(vectors, a, panel, sums);
-                        passes::<7, 4, 3, 2>(vectors, a, panel, sums);
+                        passes::<7, 0, 4, 2>(vectors, a, live, steps, next, sums);
+                        passes::<7, 4, 3, 2>(vectors, a, live, steps, next, sums);
                     }
                     8 => {
-                        passes::<8, 0, 4, 2>(vectors, a, panel, sums);
-                        passes::<8, 4, 4, 2>(vectors, a, panel, sums);
+                        passes::<8, 0, 4, 2>(vectors, a, live, steps, next, sums);
+                        passes::<8, 4, 4, 2>(vectors, a, live, steps, next, sums);
                     }
                     _ => unreachable!("a tile of {rows} rows"),
                 }
@@ -115,7 +122,9 @@ macro_rules! tame {
             fn passes<const R: usize, const FIRST: usize, const N: usize, const V: usize>(
                 vectors: usize,
                 a: &[u32],
-                Panel { steps, live, next, .. }: Panel<'_, $step>,
+                live: Option<&[u32]>,
+                steps: &[$step],
+                next: &[$step],
                 sums: &mut Sums,
             ) {
                 const { assert!(FIRST + N <= R && R <= MAX_ROWS && (PANEL / 8).is_multiple_of(V)) }
@@ -331,16 +340,22 @@ mod wide_i8 {
     use super::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn tile(rows: usize, columns: usize, a: &[u32], panel: Panel<'_, Step8>, sums: &mut Sums) {
-        sums[..rows].fill(*panel.start);
+    pub(super) fn tile(
+        rows: usize,
+        columns: usize,
+        a: &[u32],
+        Panel { steps, live, start, .. }: Panel<'_, Step8>,
+        sums: &mut Sums,
+    ) {
+        sums[..rows].fill(*start);
         let vectors = columns.div_ceil(4);
         match rows {
-            1 if vectors > 4 => passes::<1, 8>(vectors, a, panel, sums),
-            1 => passes::<1, 4>(vectors, a, panel, sums),
-            2 => passes::<2, 4>(vectors, a, panel, sums),
-            3 => passes::<3, 2>(vectors, a, panel, sums),
-            4 => passes::<4, 2>(vectors, a, panel, sums),
-            5 => passes::<5, 2>(vectors, a, panel, sums),
+            1 if vectors > 4 => passes::<1, 8>(vectors, a, live, steps, sums),
+            1 => passes::<1, 4>(vectors, a, live, steps, sums),
+            2 => passes::<2, 4>(vectors, a, live, steps, sums),
+            3 => passes::<3, 2>(vectors, a, live, steps, sums),
+            4 => passes::<4, 2>(vectors, a, live, steps, sums),
+            5 => passes::<5, 2>(vectors, a, live, steps, sums),
             _ => unreachable!("a tile of {rows} rows"),
         }
     }
@@ -350,7 +365,8 @@ mod wide_i8 {
     fn passes<const R: usize, const V: usize>(
         vectors: usize,
         a: &[u32],
-        Panel { steps, live, .. }: Panel<'_, Step8>,
+        live: Option<&[u32]>,
+        steps: &[Step8],
         sums: &mut Sums,
     ) {
         let a = a.as_chunks::<2>().0.as_chunks::<R>().0;
