@@ -135,8 +135,9 @@ pub(super) enum Steps<'s, F> {
     Loose(Matrix<'s, F>, &'s mut [Step<F>]),
 }
 
-/// A panel as a tile reads it.
+/// A panel as a tile reads it; not every set fetches ahead.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
 pub(super) struct Panel<'p, F> {
     pub(super) strips: Strips<'p, F>,
     /// The `k` that matter, if not all do.

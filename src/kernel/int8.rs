@@ -175,11 +175,12 @@ pub struct Job<'j, 't, S> {
     sums: &'j mut Sums,
 }
 
-/// A panel as a tile reads it.
+/// A panel as a tile reads it; not every set leaves out zeros and fetches ahead.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
 pub(super) struct Panel<'p, S> {
     pub(super) steps: &'p [S],
-    /// The steps that matter, if not all do; sets that do not ask for it take all.
+    /// The steps that matter, if not all do.
     pub(super) live: Option<&'p [u32]>,
     /// The share of this tile in the next panel: to be fetched while it computes.
     pub(super) next: &'p [S],
@@ -237,17 +238,13 @@ impl<S: Step> Job<'_, '_, S> {
 
 /// Rows of the register tile.
 fn tile_rows(isa: Isa, tame: bool) -> usize {
-    match isa {
+    match (isa, tame) {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => {
-            if tame {
-                8
-            } else {
-                5
-            }
-        }
+        (Isa::Avx2(_), true) => 8,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => 14,
+        (Isa::Avx2(_), false) => 5,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512(_), _) => 14,
         _ => 4,
     }
 }
@@ -263,9 +260,9 @@ fn packs_signed(isa: Isa) -> bool {
 
 /// Words that hold four packed activations.
 fn words(isa: Isa, tame: bool) -> usize {
-    match isa {
+    match (isa, tame) {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) if !tame => 2,
+        (Isa::Avx2(_), false) => 2,
         _ => 1,
     }
 }

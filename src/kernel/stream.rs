@@ -72,12 +72,12 @@ impl<F: Real> Stream<F> {
     /// For parts of a result of `whole` elements.
     #[inline(always)]
     pub(crate) fn new(isa: Isa, whole: usize) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let large =
-            matches!(isa, Isa::Avx2(_) | Isa::Avx512(_)) && whole.saturating_mul(size_of::<F>()) >= LARGE;
-        #[cfg(not(target_arch = "x86_64"))]
-        let large = false;
-        let _ = whole;
+        let can = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) | Isa::Avx512(_) => true,
+            _ => false,
+        };
+        let large = can && whole.saturating_mul(size_of::<F>()) >= LARGE;
         Self { isa, large, memory: Line([F::default(); MOST]) }
     }
 
