@@ -10,16 +10,13 @@ use super::pack::pack;
 use super::panels::{Step, Strips, pack_panel};
 use super::real::Real;
 use super::tail::{Fused, padded};
-use super::tiles::{MAX_ROWS, PANEL, Tiles, share};
+use super::tiles::{MAX_ROWS, NEAR_BYTES, PANEL, Tiles, share};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
 const BLOCK_BYTES: usize = 512 * 1024;
 
 /// Part of a panel, where processors with a small second-level cache take the terms of a sum in several parts.
 const PART_BYTES: usize = 128 * 1024;
-
-/// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
-const NEAR_BYTES: usize = 192 * 1024;
 
 /// So many bytes of weights come from memory, in order: for one row, to leave out some of them disturbs more than it saves; for more,
 /// the next are fetched meanwhile.
@@ -169,7 +166,8 @@ impl<F: Real> Job<'_, '_, F> {
         let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
         // The more tiles, the less each has to fetch; weights nearby come in time, and a small cache has better use for its place.
         let bytes = if let Steps::Packed(all) = &self.steps { size_of_val(*all) } else { 0 };
-        let ahead = near && (!small_cache(self.isa) || bytes * tiles.len().max(2) > 2 * FAR_BYTES);
+        let ahead =
+            near && (!small_cache(self.isa) || bytes.saturating_mul(tiles.len().max(2)) > 2 * FAR_BYTES);
         for panel in 0..columns.div_ceil(PANEL) {
             let mut next: Option<Strips<'_, F>> = None;
             let strips = match self.steps {

@@ -20,7 +20,7 @@ use super::live::Live;
 use super::pack::pack_codes;
 use super::scalar;
 use super::tail::{Finish, Tail, padded};
-use super::tiles::{MAX_ROWS, PANEL, Tiles, share};
+use super::tiles::{MAX_ROWS, NEAR_BYTES, PANEL, Tiles, share};
 use super::weights::{PackedCodes, Step};
 
 /// A block of packed activations stays below this many bytes, so that it lives in the second-level cache.
@@ -207,10 +207,11 @@ impl<S: Step> Job<'_, '_, S> {
         let depth = self.weights.inputs().div_ceil(4);
         let tiles = Tiles::new(self.count, self.tile_rows);
         let steps_of = |panel: usize| &self.weights.steps[panel * depth..(panel + 1) * depth];
-        let far = self.panels.len() * depth * size_of::<S>() > FAR_BYTES;
+        let bytes = depth * size_of::<S>();
+        let ahead = bytes <= NEAR_BYTES && bytes.saturating_mul(self.panels.len()) > FAR_BYTES;
         for panel in self.panels.clone() {
             let steps = steps_of(panel);
-            let next = if far && panel + 1 < self.panels.end { steps_of(panel + 1) } else { &[] };
+            let next = if ahead && panel + 1 < self.panels.end { steps_of(panel + 1) } else { &[] };
             let column = panel * PANEL;
             let used = PANEL.min(self.weights.outputs() - column);
             let mut start = [0; PANEL];
@@ -418,6 +419,21 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn to_fetch_weights_ahead_changes_no_sum() {
+        // So many weights that the next panel is fetched, but for one panel alone, with which `sums` compares.
+        let (rows, inputs, outputs) = (19, 1037, 4115);
+        let (a, w) = (bytes(1, rows * inputs), nearly_tame(2, inputs * outputs));
+        let small: Vec<i8> = w.iter().map(|w| w >> 4).collect();
+        let input = Input { codes: Codes::U8(&a), zero_point: 9, bias: None };
+        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar) {
+            for packed in packed(&w, outputs, inputs) {
+                sums(isa, input, &packed, rows);
+            }
+            sums(isa, input, &PackedI4::new(&small, outputs, inputs), rows);
         }
     }
 

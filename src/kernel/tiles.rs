@@ -1,9 +1,12 @@
-//! How a product is cut: panels of 32 columns, tiles of near-equal rows.
+//! How a product is cut: panels of 32 columns, tiles of near-equal rows; and how tiles share what is done by the way.
 
 use std::ops::Range;
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
+
+/// A panel of so many bytes fits into the second-level cache beside the one in use and the rows.
+pub(super) const NEAR_BYTES: usize = 192 * 1024;
 
 /// Most rows of a register tile on any instruction set.
 pub(super) const MAX_ROWS: usize = 14;

@@ -11,8 +11,7 @@ use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace};
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
 pub(super) const FEW: usize = 3;
 
-/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time, for each of which a term to come is
-/// fetched.
+/// One element type on one instruction set: vectors of `$lanes`, terms taken `$unroll` at a time.
 /// `[rows: vectors ..]` says how many vectors of columns a pass over the panel holds in registers for so many rows; the last list,
 /// how many a last pass may hold instead.
 macro_rules! product {
