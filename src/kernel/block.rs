@@ -164,7 +164,7 @@ impl<F: Real> Job<'_, '_, F> {
         let (terms, resume) = (self.terms.clone(), self.resume);
         let tiles = Tiles::new(self.count, self.tile_rows);
         let near = terms.len() * size_of::<Step<F>>() <= NEAR_BYTES;
-        // The more tiles, the less each has to fetch; weights nearby come in time, and a small cache has better use for its place.
+        // The more tiles, the less each has to fetch; where a small cache is behind, weights nearby come in time by themselves.
         let bytes = if let Steps::Packed(all) = &self.steps { size_of_val(*all) } else { 0 };
         let ahead =
             near && (!small_cache(self.isa) || bytes.saturating_mul(tiles.len().max(2)) > 2 * FAR_BYTES);

@@ -162,8 +162,9 @@ macro_rules! tame {
                         None => {
                             let (two_a, last_a) = a.as_chunks::<2>();
                             let (two, last) = steps.as_chunks::<2>();
+                            // Two loops: what asks in between takes longer, even if there is nothing to ask for. The first pass of
+                            // all that the tile makes does it.
                             if R > FEW && FIRST == 0 && first == 0 && !next.is_empty() {
-                                // The first pass of all that the tile makes.
                                 let mut pace = Pace::new(next.len(), two.len());
                                 for (a, steps) in two_a.iter().zip(two) {
                                     next[pace.step()].iter().for_each(|step| fetch(step));

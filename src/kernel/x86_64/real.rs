@@ -70,6 +70,7 @@ macro_rules! product {
                         None => {
                             let (blocks, rest) = a.as_chunks::<UNROLL>();
                             let line_blocks = lines.map(|lines| &lines.as_chunks::<UNROLL>().0[..blocks.len()]);
+                            // Two loops: what asks in between takes longer, even if there is nothing to ask for.
                             match next.filter(|_| R > FEW) {
                                 None => {
                                     for (b, a) in blocks.iter().enumerate() {
