@@ -1,7 +1,7 @@
 //! 64-bit Arm: NEON, and its byte dot products where the processor has them.
 //!
-//! Written like the others, but its authors had no such machine: it was compiled, and passed the tests of
-//! `kernel` under emulation (rustc 1.96, qemu 7.2). Its speed was never measured.
+//! Written like the others, but its authors had no such machine: it was compiled, and passed all unit
+//! tests of the crate without optional features under emulation (rustc 1.96, qemu 7.2). Its speed was never measured.
 
 mod int8;
 mod real;
