@@ -225,6 +225,7 @@ impl<S: Step> Job<'_, '_, S> {
             let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
             for (index, rows) in tiles.clone().enumerate() {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
+                finish.expect(self.first + rows.start..self.first + rows.end);
                 let (live, next) = (self.live.get(index), &next[share(next.len(), index, tiles.len())]);
                 tile(rows.len(), used, a, Panel { steps, live, next, start: &start }, self.sums);
                 let excess = &self.weights.excess[panel];
@@ -434,6 +435,20 @@ mod tests {
                 sums(isa, input, &packed, rows);
             }
             sums(isa, input, &PackedI4::new(&small, outputs, inputs), rows);
+        }
+    }
+
+    #[test]
+    fn to_fetch_where_results_go_changes_no_sum() {
+        let (rows, inputs, outputs) = (1203, 6, 115);
+        let (a, w) = (bytes(1, rows * inputs), nearly_tame(2, inputs * outputs));
+        let wide: Vec<_> = a.iter().map(|&a| i32::from(a)).collect();
+        let expected = definition(&wide, 9, &vec![0; outputs], &w, rows, inputs);
+        let input = Input { codes: Codes::U8(&a), zero_point: 9, bias: None };
+        for isa in Isa::available() {
+            for packed in packed(&w, outputs, inputs) {
+                assert_eq!(sums(isa, input, &packed, rows), expected, "{isa}");
+            }
         }
     }
 

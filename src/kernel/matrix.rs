@@ -5,6 +5,12 @@
 //! threads fill: the element `[i, j]` stands at `i * stride + j`, and two parts share none.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::stream::fetch;
+
+/// A result of fewer bytes stays in the second-level cache.
+const CACHE_BYTES: usize = 512 * 1024;
 
 /// A matrix to read: element `[i, j]` is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +176,18 @@ impl<'a, T> MatrixMut<'a, T> {
         let start = unsafe { self.data.add(i * self.stride) };
         // SAFETY: the invariant of `data`: these `columns` elements are valid and borrowed by `self` alone.
         unsafe { std::slice::from_raw_parts_mut(start, self.columns) }
+    }
+
+    /// Asks for the `columns` of some rows that will be written soon, where the whole does not fit into the second-level cache:
+    /// stores would wait for their lines one after the other.
+    #[inline(always)]
+    pub(super) fn expect(&mut self, rows: Range<usize>, columns: Range<usize>) {
+        if self.rows * self.columns * size_of::<T>() < CACHE_BYTES {
+            return;
+        }
+        for row in rows {
+            fetch(&self.row_mut(row)[columns.clone()]);
+        }
     }
 
     /// The rows before `at`, and the others.

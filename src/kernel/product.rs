@@ -301,6 +301,8 @@ mod tests {
                             (150, 20, 34),
                             (4, 0, 4),
                             (9, 1100, 35),
+                            // A result whose lines are fetched ahead.
+                            (1001, 2, 135),
                         ] {
                             let (a, b) = (numbers::<$t>(1, m * k), numbers::<$t>(2, k * n));
                             for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).transposed()] {

@@ -131,8 +131,8 @@ impl<F: Real> Stream<F> {
     }
 }
 
-/// Asks for numbers that will be read soon: a hint, which changes nothing but time.
-#[inline]
+/// Asks for numbers that will be read or written soon: a hint, which changes nothing but time.
+#[inline(always)]
 pub(crate) fn fetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(numbers)).step_by(ALIGN) {

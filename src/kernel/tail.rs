@@ -10,6 +10,8 @@
 //! `Fixed` is TFLite's single-rounding form, all integers. A relu before codes is `low = zero_point`.
 //! One piece of code serves every instruction set, compiled once for each: the same bits everywhere.
 
+use std::ops::Range;
+
 use super::matrix::MatrixMut;
 use super::pool::Pool;
 use super::real::Real;
@@ -236,6 +238,17 @@ pub(super) enum Kind<'t> {
 }
 
 impl Finish<'_> {
+    /// Asks for where a tile of these rows will be written.
+    #[inline(always)]
+    pub(super) fn expect(&mut self, rows: Range<usize>) {
+        let columns = self.at..self.at + self.used;
+        match &mut self.kind {
+            Kind::Sums { out } => out.expect(rows, columns),
+            Kind::Float { out, .. } => out.expect(rows, columns),
+            Kind::Codes { out, .. } | Kind::Fixed { out, .. } => out.expect(rows, columns),
+        }
+    }
+
     /// Writes a tile whose first row is `row`. Inlined into one function per instruction set.
     #[inline(always)]
     pub(super) fn run(&mut self, sums: &[[i32; PANEL]], row: usize) {

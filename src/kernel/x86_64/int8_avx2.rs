@@ -12,6 +12,7 @@ use super::real::FEW;
 use crate::kernel::excess::{Excess, SIDE};
 use crate::kernel::int8::{Job, Panel, Sums};
 use crate::kernel::scalar::int8::add_excess;
+use crate::kernel::stream::fetch;
 use crate::kernel::tail::Finish;
 use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace, share};
 use crate::kernel::weights::{Step4, Step8};
@@ -167,7 +168,7 @@ macro_rules! tame {
                             if R > FEW && FIRST == 0 && first == 0 && !next.is_empty() {
                                 let mut pace = Pace::new(next.len(), two.len());
                                 for (a, steps) in two_a.iter().zip(two) {
-                                    next[pace.step()].iter().for_each(|step| fetch(step));
+                                    fetch(&next[pace.step()]);
                                     add::<R, FIRST, N, V>(&mut all, &a[0], &steps[0], first);
                                     add::<R, FIRST, N, V>(&mut all, &a[1], &steps[1], first);
                                 }
@@ -448,15 +449,6 @@ fn load_i8_wide(step: &Step8, v: usize) -> __m256i {
     let part: &[[i8; 4]; 4] = &step.0.as_chunks().0[v];
     // SAFETY: the reference covers the 16 bytes, and the load asks for no alignment.
     _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(part.as_ptr().cast()) })
-}
-
-/// Brings a step near.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fetch<S>(step: &S) {
-    for line in (0..size_of::<S>()).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(step).cast::<i8>().wrapping_add(line));
-    }
 }
 
 /// Four inputs of eight columns.

@@ -6,6 +6,7 @@ use super::{Avx2, Avx512};
 use crate::kernel::block::{Job, Panel, Sums};
 use crate::kernel::panels::Strips;
 use crate::kernel::real::Real;
+use crate::kernel::stream::fetch;
 use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace};
 
 /// So few rows wait for their weights alone: to fetch others meanwhile takes from what they wait for.
@@ -81,10 +82,10 @@ macro_rules! product {
                                 }
                                 Some(next) => {
                                     let mut pace = Pace::new(next.count(), blocks.len());
-                                    let next = strips_of(next, first);
+                                    let next = strips_of::<V>(next, first);
                                     for (b, a) in blocks.iter().enumerate() {
                                         for k in pace.step() {
-                                            fetch::<V>(&next, k);
+                                            next.iter().step_by(EACH).for_each(|line| fetch(&line[k]));
                                         }
                                         for (k, a) in a.iter().enumerate() {
                                             add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
@@ -144,15 +145,6 @@ macro_rules! product {
                         for (sum, &w) in sums.iter_mut().zip(&w) {
                             *sum = $fma(a, w, *sum);
                         }
-                    }
-                }
-
-                /// Brings the columns of this pass near, for the tiles of the panel to come.
-                #[inline]
-                #[target_feature(enable = $features)]
-                fn fetch<const V: usize>(lines: &[&[[$t; LINE]]; V], k: usize) {
-                    for line in lines.iter().step_by(EACH) {
-                        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(&line[k]).cast());
                     }
                 }
 
