@@ -203,7 +203,7 @@ impl<F: Real> Job<'_, '_, F> {
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
-                self.y.expect(self.first + rows.start..self.first + rows.end, at..at + used);
+                self.y.fetch(self.first + rows.start..self.first + rows.end, at..at + used);
                 if resume {
                     for (i, sums) in self.sums[..rows.len()].iter_mut().enumerate() {
                         *sums = padded(&self.y.row_mut(self.first + rows.start + i)[at..at + used]);

@@ -225,7 +225,7 @@ impl<S: Step> Job<'_, '_, S> {
             let mut finish = self.tail.panel(column, used, column - self.panels.start * PANEL);
             for (index, rows) in tiles.clone().enumerate() {
                 let a = &self.packed[rows.start * self.width..rows.end * self.width];
-                finish.expect(self.first + rows.start..self.first + rows.end);
+                finish.fetch(self.first + rows.start..self.first + rows.end);
                 let (live, next) = (self.live.get(index), &next[share(next.len(), index, tiles.len())]);
                 tile(rows.len(), used, a, Panel { steps, live, next, start: &start }, self.sums);
                 let excess = &self.weights.excess[panel];

@@ -181,7 +181,7 @@ impl<'a, T> MatrixMut<'a, T> {
     /// Asks for the `columns` of some rows that will be written soon, where the whole does not fit into the second-level cache:
     /// stores would wait for their lines one after the other.
     #[inline(always)]
-    pub(super) fn expect(&mut self, rows: Range<usize>, columns: Range<usize>) {
+    pub(super) fn fetch(&mut self, rows: Range<usize>, columns: Range<usize>) {
         if self.rows * self.columns * size_of::<T>() < CACHE_BYTES {
             return;
         }

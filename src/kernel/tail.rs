@@ -240,12 +240,12 @@ pub(super) enum Kind<'t> {
 impl Finish<'_> {
     /// Asks for where a tile of these rows will be written.
     #[inline(always)]
-    pub(super) fn expect(&mut self, rows: Range<usize>) {
+    pub(super) fn fetch(&mut self, rows: Range<usize>) {
         let columns = self.at..self.at + self.used;
         match &mut self.kind {
-            Kind::Sums { out } => out.expect(rows, columns),
-            Kind::Float { out, .. } => out.expect(rows, columns),
-            Kind::Codes { out, .. } | Kind::Fixed { out, .. } => out.expect(rows, columns),
+            Kind::Sums { out } => out.fetch(rows, columns),
+            Kind::Float { out, .. } => out.fetch(rows, columns),
+            Kind::Codes { out, .. } | Kind::Fixed { out, .. } => out.fetch(rows, columns),
         }
     }
 
