@@ -53,6 +53,7 @@ pub(super) fn share(count: usize, index: usize, parts: usize) -> Range<usize> {
 }
 
 /// Spreads `count` things over `steps`, evenly.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(super) struct Pace {
     count: usize,
     steps: usize,
@@ -60,6 +61,7 @@ pub(super) struct Pace {
     done: usize,
 }
 
+#[cfg(any(target_arch = "x86_64", test))]
 impl Pace {
     #[inline(always)]
     pub(super) fn new(count: usize, steps: usize) -> Self {
