@@ -131,7 +131,7 @@ impl<F: Real> Stream<F> {
     }
 }
 
-/// Asks for numbers that will be read or written soon: a hint, which changes nothing but time.
+/// Asks for numbers that will be read or written soon, line by line from the first: a hint, which changes nothing but time.
 #[inline(always)]
 pub(crate) fn fetch<T>(numbers: &[T]) {
     #[cfg(target_arch = "x86_64")]
