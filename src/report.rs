@@ -17,7 +17,7 @@ use crate::engine::{
     Bound, Candidate, Config, Element, Engine, Format, Timing, break_even_density, repeated, sqnr,
 };
 use crate::error::{Error, Result};
-use crate::io::trim::TrimReport;
+use crate::io::trim::{Limits, TrimReport};
 use crate::nn::metrics::accuracy;
 use crate::nn::{Dataset, Mlp};
 
@@ -159,7 +159,7 @@ pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -
         return Err(Error::Shape { what: "output of the engine", actual, expected });
     }
     let file = engine.to_bytes();
-    let sizes = TrimReport::of_bytes(&file)?;
+    let sizes = TrimReport::of_bytes_with(&file, &Limits::new(usize::MAX, 0))?;
     let places = engine.blocks().iter().enumerate();
     let places = places.filter(|(_, block)| matches!(block, Block::Linear(_))).map(|(place, _)| place);
     let mut layers = Vec::new();

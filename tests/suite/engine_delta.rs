@@ -161,3 +161,15 @@ fn damage_is_refused() {
     }
     assert!(apply_engine(&base, &delta, &Limits::new(10, 0)).is_err());
 }
+
+#[test]
+fn settings_that_differ_in_the_sign_of_zero_are_refused_when_written() {
+    let engine = |slope: f64| {
+        let mut rng = Rng::seed_from_u64(1);
+        let mlp = Mlp::builder(4).linear(3).leaky_relu(slope).linear(2).build::<f32>(&mut rng).unwrap();
+        Engine::build(&mlp, &Config::new(Format::Dense)).unwrap()
+    };
+    let (base, new) = (engine(0.0), engine(-0.0));
+    let error = diff_engine(&base, &new, &EncodeOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("-0"), "{error}");
+}

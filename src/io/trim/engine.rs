@@ -95,8 +95,17 @@ impl<F: Element> Engine<F> {
     /// # Errors
     /// [`Error::Io`] if the system refuses; otherwise as [`from_bytes`](Self::from_bytes).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_with(path, &Limits::default())
+    }
+
+    /// Reads an engine that may need more, or is granted less, memory than by default: large sparse ones do, if hardly anything is
+    /// left of them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
         let path = path.as_ref();
-        named(Self::from_bytes(&read_file(path)?), path)
+        named(Self::from_bytes_with(&read_file(path)?, limits), path)
     }
 
     /// The bytes of the file.
@@ -345,9 +354,11 @@ impl Reader<'_> {
         let (inputs, outputs) = (self.width, self.cursor.size()?);
         let activation = self.activation_or_none()?;
         let (shape, vector) = (vec![outputs, inputs], vec![outputs]);
-        // Packed weights are filled up to whole panels.
-        let packed = outputs.checked_next_multiple_of(PANEL).unwrap_or(usize::MAX);
-        self.budget.spend(&[packed, inputs], self.element)?;
+        // Packed weights are filled up to whole panels; only what is not zero is packed of sparse ones.
+        if !matches!(format, Format::Sparse | Format::SparseInt8) {
+            let filling = outputs.checked_next_multiple_of(PANEL).unwrap_or(usize::MAX) - outputs;
+            self.budget.spend(&[filling, inputs], self.element)?;
+        }
         let weights = if kind == NUMBERS {
             let weight = self.floats("weight", shape)?;
             let bias = if flags & BIAS != 0 { Some(self.floats("bias", vector)?) } else { None };
@@ -499,5 +510,38 @@ mod tests {
         let file = write_sections(&[(Kind::Engine, &section)]);
         let error = Engine::<f32>::from_bytes(&file).unwrap_err().to_string();
         assert!(error.contains("memory limit"), "{error}");
+    }
+
+    #[test]
+    fn reading_takes_the_memory_of_the_tensors_and_of_panels_that_are_filled_up() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+        for (outputs, formats) in [(64, &Format::ALL[..]), (33, &[Format::Sparse, Format::SparseInt8])] {
+            let mut mlp = Mlp::builder(40).linear(outputs).build::<f32>(&mut rng).unwrap();
+            let weight = Array2::from_shape_fn((outputs, 40), |(i, j)| [1.0, 0.0, 0.0, 0.5][(i + j) % 4]);
+            mlp.linears_mut().for_each(|linear| linear.set_weight(weight.clone()).unwrap());
+            let data = Array2::from_shape_fn((64, 40), |(i, j)| ((i * 7 + j * 5) % 13) as f32 / 6.0 - 1.0);
+            for &format in formats {
+                let engine = Engine::build(&mlp, &Config::new(format).with_calibration(data.view())).unwrap();
+                let bytes = engine.to_bytes();
+                let report = TrimReport::of_bytes(&bytes).unwrap();
+                let tensors = report.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>());
+                let needed = 4 * tensors.sum::<usize>();
+                let read = |limit| Engine::<f32>::from_bytes_with(&bytes, &Limits::new(limit, 0));
+                assert!(read(needed).is_ok(), "{format} {outputs}");
+                assert!(read(needed - 1).is_err(), "{format} {outputs}");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_go_with_the_path_and_the_report() {
+        let (engine, _) = engines().swap_remove(0);
+        let path = std::env::temp_dir().join(format!("trimnet-limits-{}-engine.trim", std::process::id()));
+        engine.save(&path).unwrap();
+        assert_eq!(Engine::<f32>::load_with(&path, &Limits::default()).unwrap().recipe(), engine.recipe());
+        let error = Engine::<f32>::load_with(&path, &Limits::new(0, 0)).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("memory limit") && error.contains("engine.trim"), "{error}");
+        assert!(TrimReport::of_bytes_with(&engine.to_bytes(), &Limits::new(0, 0)).is_err());
     }
 }

@@ -217,6 +217,15 @@ fn check_same<F: Float>(base: &Recipe<F>, new: &Recipe<F>) -> Result<()> {
             return refuse(format!("block {i} is {what}"));
         }
     }
+    // Equal numbers, but a result is checked by its bytes.
+    let bytes = |recipe| {
+        let mut bytes = Vec::new();
+        put_recipe(&mut bytes, recipe, Form::Plain);
+        bytes
+    };
+    if bytes(&plain) != bytes(&other) {
+        return refuse("a setting is 0 in one and -0 in the other".into());
+    }
     Ok(())
 }
 

@@ -77,19 +77,27 @@ impl TrimReport {
     /// As [`Mlp::from_bytes`](crate::nn::Mlp::from_bytes), [`Engine::from_bytes`](crate::engine::Engine::from_bytes) or
     /// [`tensors_from_bytes`](super::tensors_from_bytes), whichever the file holds, except that either element type will do.
     pub fn of_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::of_bytes_with(bytes, &Limits::default())
+    }
+
+    /// The same for a file that may need more, or is granted less, memory than by default.
+    ///
+    /// # Errors
+    /// As [`of_bytes`](Self::of_bytes).
+    pub fn of_bytes_with(bytes: &[u8], limits: &Limits) -> Result<Self> {
         let sections = read_sections(bytes)?;
         if sections.iter().any(|(kind, _)| *kind == Kind::Engine) {
-            return Ok(match read_recipe::<f32>(bytes, &Limits::default()) {
-                Err(Error::Unsupported { .. }) => read_recipe::<f64>(bytes, &Limits::default())?.1,
+            return Ok(match read_recipe::<f32>(bytes, limits) {
+                Err(Error::Unsupported { .. }) => read_recipe::<f64>(bytes, limits)?.1,
                 other => other?.1,
             });
         }
         if sections.iter().any(|(kind, _)| *kind == Kind::Tensors) {
-            let tensors = read_tensors(bytes, &Limits::default())?;
+            let tensors = read_tensors(bytes, limits)?;
             let report = |(name, taken): (String, Taken)| TensorReport::new(name, &taken);
             return Ok(Self::new(bytes.len(), tensors.into_iter().map(report).collect()));
         }
-        Ok(read_network::<f64>(bytes, &Limits::default())?.1)
+        Ok(read_network::<f64>(bytes, limits)?.1)
     }
 
     /// The parts of all tensors added up.
