@@ -30,7 +30,7 @@ pub enum Error {
         range: &'static str,
     },
     /// A number that has to be finite is NaN or infinite.
-    #[error("{what} is {value} at index {index:?}; only finite numbers are allowed")]
+    #[error("{what} is {value}{}; only finite numbers are allowed", at(index))]
     NotFinite {
         /// The argument that holds it.
         what: &'static str,
@@ -101,4 +101,8 @@ pub enum Error {
         /// What was found, what was expected, and where.
         reason: String,
     },
+}
+/// Where a number stands, if it is one of many.
+fn at(index: &[usize]) -> String {
+    if index.is_empty() { String::new() } else { format!(" at index {index:?}") }
 }

@@ -250,7 +250,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
         let built = Block::Linear(Linear { inputs, outputs, format, weights, activation: layer.activation });
         if let Some((exact, _)) = exact {
             let (float, codes) = self.run_built(&built)?;
-            self.built = match (exit_of(&built), codes) {
+            self.built = match (built.codes_out(), codes) {
                 (Some(after), Some(codes)) => Flow::Codes(codes, after),
                 _ => Flow::Float(float),
             };
@@ -297,7 +297,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
 
     /// One block on what was built so far: numbers or codes, whichever it gives.
     fn run_built(&self, block: &Block<F>) -> Result<(Vec<F>, Option<Vec<u8>>)> {
-        let exit = exit_of(block);
+        let exit = block.codes_out();
         let (entry, x) = match &self.built {
             Flow::Float(x) => (None, Batch::Float(&x[..])),
             Flow::Codes(codes, params) => (Some(*params), Batch::Codes(&codes[..])),
@@ -319,17 +319,6 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
                 Ok((Vec::new(), Some(out)))
             }
         }
-    }
-}
-
-/// The codes that come out of a block, if codes do.
-fn exit_of<F>(block: &Block<F>) -> Option<QuantParams<f32>> {
-    match block {
-        Block::Linear(Linear {
-            weights: Weights::Codes { sums: Sums::Static { output: Output::Codes { after, .. }, .. }, .. },
-            ..
-        }) => Some(*after),
-        _ => None,
     }
 }
 

@@ -7,8 +7,8 @@
 //! entropy        the least divergence between the clipped distribution and its codes (ONNX Runtime's, 512 bins)
 //! ```
 //!
-//! All are measured on the same numbers, a sample of at most 65,536 spread over the calibration data, by the mean squared
-//! error of their codes. Ties go to the first of this list.
+//! All are measured on the same numbers, a sample of some 65,536 spread over the calibration data, fewer than twice as many, by the
+//! mean squared error of their codes. Ties go to the first of this list.
 
 use std::sync::Mutex;
 
@@ -21,7 +21,7 @@ use crate::quantize::{
     HistogramObserver, MinMaxObserver, Observer, OnnxHistogram, QuantParams, Range, Scheme, Tails,
 };
 
-/// Numbers that candidates are measured on.
+/// Numbers that candidates are measured on, roughly.
 const SAMPLE: usize = 1 << 16;
 
 /// The parameters of `u8` codes for these activations.

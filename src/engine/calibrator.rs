@@ -184,8 +184,8 @@ impl Calibrator {
 fn row_scale(scheme: &Scheme, row: &[f32], bias: f32, input: f32) -> Result<f32> {
     let scale = scheme.params(Range::of(row)?).scale;
     let bias = f64::from(bias.abs()) / f64::from(input);
-    let of_bias = if row.iter().all(|&w| w == 0.0) {
-        // Nothing but the bias is left of this output: it gets twenty bits, not the steps of a scale of 1.
+    let of_bias = if row.iter().all(|&w| (w / scale).round_ties_even() == 0.0) {
+        // Nothing but the bias is left of this output: it gets twenty bits, not the steps of any scale.
         if bias > 0.0 {
             return Ok(((bias / f64::from(1 << 20)) as f32).max(f32::MIN_POSITIVE / input.min(1.0)));
         } else {

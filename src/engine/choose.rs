@@ -259,16 +259,20 @@ fn candidates<F: Element>(
         if !possible {
             continue;
         }
-        let found = match alone(format, Io::Float, Io::Float) {
-            Ok(engine) => engine.predict(some)?,
-            // Sums that 32 bits cannot hold.
-            Err(Error::Unsupported { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let sqnr_db = sqnr(exact.iter().copied(), found.iter().copied());
         let input = if format.is_static() { Io::Codes } else { Io::Float };
         let output = if format.is_static() && codes_out { Io::Codes } else { Io::Float };
-        let latency = alone(format, input, output)?.measure(batch.view(), BUDGET)?;
+        let (found, latency) = match (alone(format, Io::Float, Io::Float), alone(format, input, output)) {
+            (Ok(whole), Ok(part)) => (whole.predict(some)?, part.measure(batch.view(), BUDGET)?),
+            // Sums that 32 bits cannot hold, weights or activations that `f32` cannot.
+            (Err(Error::Unsupported { .. } | Error::NotFinite { .. } | Error::Empty { .. }), _)
+            | (_, Err(Error::NotFinite { .. } | Error::Empty { .. }))
+                if format != Format::Dense =>
+            {
+                continue;
+            }
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        let sqnr_db = sqnr(exact.iter().copied(), found.iter().copied());
         let accurate = sqnr_db >= config.floor_db || !format.is_lossy();
         let bytes = stored_bytes(layer, format, values)?;
         all.push(Candidate { format, sqnr_db, bytes, latency, accurate });

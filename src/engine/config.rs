@@ -4,7 +4,12 @@ use ndarray::ArrayView2;
 
 use super::choose::Auto;
 use super::format::{Format, Io};
+use crate::error::{Error, Result};
 use crate::kernel::{Isa, Pool};
+use crate::quantize::PaletteQuantizer;
+
+/// Rows of a call that may be measured.
+const MOST_ROWS: usize = 1 << 20;
 
 /// How the range of an activation is found from calibration data.
 #[non_exhaustive]
@@ -123,6 +128,16 @@ impl<'a, F> Config<'a, F> {
         self
     }
 
+    /// The settings that no constructor has refused.
+    pub(super) fn check(&self) -> Result<()> {
+        PaletteQuantizer::new(self.entries)?;
+        if self.batch > MOST_ROWS {
+            let range = "at most 1,048,576 rows";
+            return Err(Error::OutOfRange { name: "batch", value: self.batch as f64, range });
+        }
+        Ok(())
+    }
+
     /// Another floor for [`auto`](Self::auto), in decibels: six are one bit. Layers of unchanged weights always pass.
     #[must_use]
     pub fn with_floor(mut self, decibels: f64) -> Self {
@@ -130,7 +145,8 @@ impl<'a, F> Config<'a, F> {
         self
     }
 
-    /// Another number of rows for the calls that [`auto`](Self::auto) measures; 0 counts as 1.
+    /// Another number of rows for the calls that [`auto`](Self::auto) measures: at most 1,048,576, checked when the engine is built;
+    /// 0 counts as 1.
     #[must_use]
     pub fn with_batch(mut self, rows: usize) -> Self {
         self.batch = rows.max(1);

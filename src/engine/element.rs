@@ -7,7 +7,7 @@ use crate::kernel::{MatrixMut, PaletteReal, SparseReal};
 ///
 /// Integer sums become real numbers in `f32` for both, as ONNX Runtime does it.
 pub trait Element: Float + SparseReal + PaletteReal {
-    /// The numbers in `f32`: themselves, or copied to `spare`.
+    /// The numbers in `f32`: themselves, or copied to `spare`, those beyond its largest as that.
     #[doc(hidden)]
     fn narrow<'a>(x: &'a [Self], spare: &'a mut Vec<f32>) -> &'a [f32];
 
@@ -29,7 +29,7 @@ impl Element for f32 {
 impl Element for f64 {
     fn narrow<'a>(x: &'a [Self], spare: &'a mut Vec<f32>) -> &'a [f32] {
         spare.clear();
-        spare.extend(x.iter().map(|&x| x as f32));
+        spare.extend(x.iter().map(|&x| (x as f32).clamp(f32::MIN, f32::MAX)));
         spare
     }
 

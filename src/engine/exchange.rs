@@ -73,7 +73,12 @@ impl Engine<f32> {
     /// neither the limit of its codes nor looked up from codes.
     pub fn to_quantized(&self) -> Result<QuantizedMlp> {
         let recipe = &self.recipe();
-        let mut layers = Vec::with_capacity(recipe.blocks.len());
+        let mut layers = Vec::with_capacity(recipe.blocks.len() + 2);
+        // Codes at the ends, where no integer layer takes in or gives the same.
+        let taken = recipe.blocks.first().and_then(Block::codes_in);
+        if let Some(entry) = recipe.entry.filter(|&entry| taken != Some(entry)) {
+            layers.push(QuantizedLayer::Codes(code_params(entry)?));
+        }
         for block in &recipe.blocks {
             match block {
                 Block::Linear(linear) => take_linear(&mut layers, linear)?,
@@ -88,6 +93,10 @@ impl Engine<f32> {
                 Block::Activation(activation) => layers.push(real(*activation)),
             }
         }
+        let given = recipe.blocks.last().and_then(Block::codes_out);
+        if let Some(exit) = recipe.exit.filter(|&exit| given != Some(exit)) {
+            layers.push(QuantizedLayer::Codes(code_params(exit)?));
+        }
         QuantizedMlp::new(recipe.inputs, layers)
     }
 }
@@ -95,6 +104,10 @@ impl Engine<f32> {
 /// Codes 0..=255 that stand for the same numbers.
 fn unsigned(params: CodeParams) -> QuantParams<f32> {
     QuantParams { scale: params.scale(), zero_point: params.zero_point() - params.qmin() }
+}
+
+fn code_params(params: QuantParams<f32>) -> Result<CodeParams> {
+    CodeParams::new(params.scale, params.zero_point, false)
 }
 
 fn put_integers(blocks: &mut Vec<Block<f32>>, linear: &QuantizedLinear) {
@@ -138,8 +151,6 @@ fn take_linear(layers: &mut Vec<QuantizedLayer>, linear: &Linear<f32>) -> Result
             ));
         }
         Weights::Codes { codes, scale, sums: Sums::Static { input, bias, output } } => {
-            let code_params =
-                |params: QuantParams<f32>| CodeParams::new(params.scale, params.zero_point, false);
             let output = match output {
                 Output::Float => None,
                 Output::Codes { before, after } => Some(code_params(before.unwrap_or(*after))?),
@@ -170,7 +181,7 @@ fn take_linear(layers: &mut Vec<QuantizedLayer>, linear: &Linear<f32>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Calibrator, Config, Target};
+    use crate::engine::{Batch, BatchMut, Calibrator, Config, Io, Target};
     use crate::nn::Mlp;
     use rand::rngs::Xoshiro256PlusPlus;
     use rand::{RngExt, SeedableRng};
@@ -226,5 +237,33 @@ mod tests {
         let layers = vec![codes, QuantizedLayer::Real(Layer::Linear(linear))];
         let error = Engine::from_quantized(&QuantizedMlp::new(3, layers).unwrap()).unwrap_err();
         assert!(error.to_string().contains("layer 0 rounds to codes"), "{error}");
+    }
+
+    #[test]
+    fn codes_at_the_ends_stay_codes_beside_layers_of_numbers() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(8);
+        let (mlp, x) = (network(&mut rng), data(&mut rng, 300));
+        for dense in [vec![], vec![0], vec![3], vec![0, 3]] {
+            let config = Config::new(Format::Int8).with_calibration(x.view()).with_io(Io::Codes, Io::Codes);
+            let config = dense.iter().fold(config, |config, &layer| config.with_layer(layer, Format::Dense));
+            let engine = Engine::build(&mlp, &config).unwrap();
+            let mut codes = vec![0; 300 * engine.outputs()];
+            let input = engine.encode(x.as_slice().unwrap());
+            let mut workspace = engine.workspace(300);
+            engine.run(Batch::Codes(&input), BatchMut::Codes(&mut codes), &mut workspace).unwrap();
+            let exit = engine.exit().unwrap();
+            let integers = engine.to_quantized().unwrap();
+            let found = integers.predict(x.view()).unwrap();
+            let far = |(y, code): &(&f32, &u8)| {
+                let expected = (i32::from(**code) - exit.zero_point) as f32 * exit.scale;
+                (*y - expected).abs() > 1e-5
+            };
+            // The last bit of a sum of numbers may decide on a code.
+            let differ = found.iter().zip(&codes).filter(far).count();
+            assert!(differ <= if dense.is_empty() { 0 } else { 15 }, "{dense:?}: {differ}");
+            let ends = |layer: Option<&QuantizedLayer>| matches!(layer, Some(QuantizedLayer::Codes(_)));
+            let expected = (dense.contains(&0), dense.contains(&3));
+            assert_eq!((ends(integers.layers().first()), ends(integers.layers().last())), expected);
+        }
     }
 }

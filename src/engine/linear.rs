@@ -10,7 +10,7 @@ use crate::kernel::{
     SparseRows, Tail, TwoOfFour, min_max, multiply, multiply_palette, quantize,
 };
 use crate::nn::Activation;
-use crate::quantize::QuantParams;
+use crate::quantize::{QuantParams, dynamic_scale};
 
 /// Packed weights.
 #[derive(Clone, Debug)]
@@ -189,11 +189,12 @@ impl<F: Element> Linear<F> {
                 }
             }
             Self::Sparse { weights, .. } => {
-                for rows in [1, rows.min(64)] {
+                for (rows, batch) in [(1, 1), (rows.min(64), 64)] {
                     let (x, mut y) =
                         (vec![F::zero(); rows * weights.inputs()], vec![F::zero(); rows * weights.outputs()]);
                     let y = MatrixMut::new(&mut y, rows, weights.outputs());
-                    weights.multiply(&Pool::single(), &x, Epilogue::default(), y, &mut tools.sparse);
+                    let (pool, tail, scratch) = (Pool::single(), Epilogue::default(), &mut tools.sparse);
+                    weights.multiply_part(&pool, &x, tail, y, batch, scratch);
                 }
             }
             Self::TwoFour { .. } => {}
@@ -255,7 +256,7 @@ impl<F: Element> Linear<F> {
             }
             Self::Sparse { weights, bias, activation } => {
                 let tail = Epilogue { bias: bias.as_deref(), activation: *activation };
-                weights.multiply(pool, x, tail, out, &mut tools.sparse);
+                weights.multiply_part(pool, x, tail, out, tools.batch, &mut tools.sparse);
             }
             Self::TwoFour { weights, bias, activation } => {
                 let tail = Epilogue { bias: bias.as_deref(), activation: *activation };
@@ -389,10 +390,10 @@ fn code(x: f64, params: QuantParams<f32>) -> u8 {
     code[0]
 }
 
-/// ONNX's DynamicQuantizeLinear of one row; a range of nothing gives scale 1.
+/// ONNX's DynamicQuantizeLinear of one row; a range of nothing, or of too little for a normal scale, gives scale 1.
 pub(super) fn dynamic_params((low, high): (f32, f32)) -> (f32, i32) {
     let (low, high) = (low.min(0.0), high.max(0.0));
-    let scale = (high - low) / 255.0;
+    let scale = dynamic_scale(low, high);
     if !scale.is_normal() {
         return (1.0, 0);
     }
@@ -406,12 +407,19 @@ mod tests {
 
     #[test]
     fn the_scale_of_a_row_is_that_of_onnx() {
-        for x in [&[0.0f32, 2.0, -3.0, -2.5, 1.34, 0.5][..], &[-1.0, 1.0], &[3.0, 5.0], &[-5.0, -3.0], &[0.0]]
-        {
+        let wide = &[-3e38, 3e38, 1e38];
+        for x in [
+            &[0.0f32, 2.0, -3.0, -2.5, 1.34, 0.5][..],
+            &[-1.0, 1.0],
+            &[3.0, 5.0],
+            &[-5.0, -3.0],
+            &[0.0],
+            wide,
+        ] {
             let (_, scale, zero_point) = dynamic_quantize_linear(x);
             assert_eq!(dynamic_params(min_max(Isa::best(), x)), (scale, i32::from(zero_point)), "{x:?}");
         }
         assert_eq!(dynamic_params((f32::INFINITY, f32::NEG_INFINITY)), (1.0, 0));
-        assert_eq!(dynamic_params((-f32::MAX, f32::MAX)), (1.0, 0));
+        assert_eq!(dynamic_params((0.0, f32::MIN_POSITIVE)), (1.0, 0));
     }
 }

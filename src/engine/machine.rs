@@ -6,7 +6,8 @@
 //! few rows    one lane; a stage that is large enough divides its columns among threads
 //! ```
 //!
-//! A row gives the same bits either way, in every batch and on every number of threads.
+//! A row gives the same bits either way, in every batch and on every number of threads; batches of up to three rows are the
+//! exception where weights are sparse and real: those add up in another order.
 
 use super::element::Element;
 use super::format::{Batch, BatchMut, Target};
@@ -157,6 +158,7 @@ impl<F: Element> Machine<F> {
                 }
             };
             let x = x.part(first * self.inputs, count * self.inputs);
+            lane.tools.batch = rows;
             self.run_chunk(&self.pool, count, x, now, lane)?;
             (first, rest) = (first + count, later);
         }
@@ -185,10 +187,11 @@ impl<F: Element> Machine<F> {
         let failure = std::sync::Mutex::new(Ok(()));
         let task = |i: usize, count: usize, out: Target<'_, F>| {
             let x = x.part(i * height * self.inputs, count * self.inputs);
-            if let Some(mut lane) = lock_any(&workspace.lanes, i)
-                && let Err(error) = self.run_chunk(&Pool::single(), count, x, out, &mut lane)
-            {
-                *lock(&failure) = Err(error);
+            if let Some(mut lane) = lock_any(&workspace.lanes, i) {
+                lane.tools.batch = rows;
+                if let Err(error) = self.run_chunk(&Pool::single(), count, x, out, &mut lane) {
+                    *lock(&failure) = Err(error);
+                }
             }
         };
         match out {

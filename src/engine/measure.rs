@@ -12,6 +12,7 @@ use super::network::Engine;
 use super::recipe;
 use super::workspace::Tools;
 use crate::error::{Error, Result};
+use crate::float::{check_finite, check_shape};
 use crate::kernel::{Isa, MatrixMut, Pool};
 
 /// How long something took, as often as there was time for.
@@ -73,6 +74,8 @@ impl<F: Element> Engine<F> {
             return Err(Error::Empty { what: "the batch to measure" });
         }
         let rows = x.nrows();
+        check_shape("input", x.shape(), &[rows, self.inputs()])?;
+        check_finite("input", &x)?;
         let x: Array2<F> = x.as_standard_layout().into_owned();
         let numbers = x.as_slice().unwrap_or_default();
         let codes = self.encode(numbers);
@@ -99,7 +102,7 @@ pub(crate) fn break_even_density(
     const BUDGET: Duration = Duration::from_millis(2);
     let x = vec![1.0f32; rows * inputs];
     let mut y = vec![0.0f32; rows * outputs];
-    let mut tools = Tools::new(pool.threads());
+    let mut tools = Tools { batch: rows, ..Tools::new(pool.threads()) };
     let mut timed = |format: Format, density: f64| {
         let layer = recipe::Linear {
             inputs,

@@ -88,8 +88,11 @@ impl<F: Element> Engine<F> {
     /// # Errors
     /// [`Error::Unsupported`] for static activations without calibration data, and for a format that a layer cannot have;
     /// [`Error::Shape`] and [`Error::NotFinite`] for calibration data that is not of the network or not of numbers;
-    /// [`Error::NotFinite`] for a weight that is not a number; [`Error::OutOfRange`] for a layer that is not there.
+    /// [`Error::NotFinite`] for a weight that is not a number, and for weights or activations of which codes cannot be made because
+    /// `f32` cannot hold them; [`Error::Empty`] if no activation of a layer is finite; [`Error::OutOfRange`] for a layer that is not
+    /// there, and for settings out of their range. Formats that fail so are left out by [`Config::auto`].
     pub fn build(mlp: &Mlp<F>, config: &Config<'_, F>) -> Result<Self> {
+        config.check()?;
         let (inputs, blocks) = (mlp.inputs(), lower(mlp)?);
         let (mut formats, choice) = match config.formats {
             Formats::Same(format) => (vec![format; mlp.linears().count()], None),
@@ -230,7 +233,8 @@ impl<F: Element> Engine<F> {
 
     /// The memory that one caller needs, for batches of up to `rows` rows at full speed; larger ones are cut.
     ///
-    /// Nothing is allocated by calls that use it.
+    /// Nothing is allocated by calls that use it; arrays that are not contiguous are copied to memory that grows with the first of
+    /// their size.
     pub fn workspace(&self, rows: usize) -> Workspace<F> {
         let mut workspace = self.machine.workspace(rows, self.id);
         self.machine.warm(&mut workspace);
@@ -286,7 +290,9 @@ impl<F: Element> Engine<F> {
         output.clear();
         output.resize(out.len(), F::zero());
         let result = self.run(Batch::Float(&input), BatchMut::Float(&mut output), workspace);
-        out.iter_mut().zip(&output).for_each(|(out, &y)| *out = y);
+        if result.is_ok() {
+            out.iter_mut().zip(&output).for_each(|(out, &y)| *out = y);
+        }
         (workspace.input, workspace.output) = (input, output);
         result
     }

@@ -134,6 +134,31 @@ impl<F: Float> Recipe<F> {
     }
 }
 
+impl<F> Block<F> {
+    /// The codes that go into it, if codes do.
+    pub(super) fn codes_in(&self) -> Option<QuantParams<f32>> {
+        match self.sums()? {
+            Sums::Static { input, .. } => Some(*input),
+            Sums::Dynamic { .. } => None,
+        }
+    }
+
+    /// The codes that come out of it, if codes do.
+    pub(super) fn codes_out(&self) -> Option<QuantParams<f32>> {
+        match self.sums()? {
+            Sums::Static { output: Output::Codes { after, .. }, .. } => Some(*after),
+            _ => None,
+        }
+    }
+
+    fn sums(&self) -> Option<&Sums> {
+        match self {
+            Self::Linear(Linear { weights: Weights::Codes { sums, .. }, .. }) => Some(sums),
+            _ => None,
+        }
+    }
+}
+
 impl<F> Weights<F> {
     /// Lets go of the weights, not of scales and biases.
     pub(crate) fn take(&mut self) {

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! scale[j] = max over k of |w[j, k]| / 127          code = rne(w / scale)           (4 bits: / 7, least squared error)
-//! bias[j]  = rne(b[j] / (input scale * scale[j]))   in 32 bits
+//! bias[j]  = rne(b[j] / (input scale * scale[j]))   the product in f32, the quotient in f64, the code in 32 bits
 //! ```
 //!
 //! A bias that would need more than 30 bits makes the scale of its output larger, as ONNX Runtime's tool does. An output
-//! without weights has any scale: one that keeps its bias exact to 24 bits.
+//! without codes but 0 has any scale: one that keeps its bias exact to 24 bits.
 
 use ndarray::ArrayView2;
 
@@ -55,7 +55,7 @@ impl WeightCodes {
         let rows = weight.chunks_exact(inputs.max(1)).zip(self.codes.chunks_exact_mut(inputs.max(1)));
         for ((scale, &bias), (weight, codes)) in self.scale.iter_mut().zip(bias).zip(rows) {
             let bias = (bias.as_f64() as f32).abs();
-            if weight.iter().all(|&w| w == F::zero()) {
+            if codes.iter().all(|&code| code == 0) {
                 let exact = bias / input_scale / (1 << 24) as f32;
                 *scale = if exact.is_normal() && exact.is_finite() { exact } else { 1.0 };
             } else if bias / (input_scale * *scale) > LARGEST_BIAS {
@@ -74,7 +74,7 @@ impl WeightCodes {
     pub(super) fn bias_codes<F: Float>(&self, bias: &[F], input_scale: f32) -> Vec<i32> {
         let code = |(&scale, &bias): (&f32, &F)| {
             // The cast saturates.
-            (bias.as_f64() as f32 / (input_scale * scale)).round_ties_even() as i32
+            (f64::from(bias.as_f64() as f32) / f64::from(input_scale * scale)).round_ties_even() as i32
         };
         self.scale.iter().zip(bias).map(code).collect()
     }
@@ -113,7 +113,7 @@ pub(crate) fn check_two_four<T: PartialEq + Default>(weight: &[T], inputs: usize
                     what: "format 2:4",
                     reason: format!(
                         "output {j} has {kept} weights in the group of inputs {}..{}; prune with NmPruner::keep(2, 4) \
-                         first",
+                         first, and before that cut dead neurons out with Mlp::shrink",
                         4 * g,
                         (4 * g + 4).min(inputs)
                     ),
@@ -167,5 +167,31 @@ mod tests {
         let error = check_two_four(&[1.0f32, 0.0, 2.0, 0.0, 1.0, 1.0, 1.0], 7).unwrap_err().to_string();
         assert!(error.contains("output 0") && error.contains("4..7"), "{error}");
         assert!(check_two_four(&[1.0f32, 0.0, 2.0, 0.0, 1.0, 1.0], 6).is_ok());
+    }
+
+    #[test]
+    fn an_output_whose_weights_have_decayed_keeps_its_bias() {
+        for format in [Format::Int8, Format::Int4, Format::SparseInt8] {
+            for decayed in [1e-30f32, 1e-36, 1e-37, 1e-40, 1e-45] {
+                let weight = [decayed, -decayed, 1.0, -1.0];
+                let mut weights = quantize_weights(&weight, 2, 2, format).unwrap();
+                let bias = [0.3f32, 0.1];
+                weights.make_room(&weight, &bias, 2, 4.0);
+                let back = weights.bias_codes(&bias, 4.0)[0] as f32 * (4.0 * weights.scale[0]);
+                assert!((back - 0.3).abs() < 1e-6, "{format} {decayed}: {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn large_biases_are_divided_in_f64() {
+        let weights = WeightCodes { codes: vec![1], scale: vec![0.001] };
+        let mut differ = 0;
+        for bias in (1..200).map(|i| 1234.567 * i as f32) {
+            let exact = (f64::from(bias) / f64::from(0.03f32 * 0.001)).round_ties_even() as i32;
+            assert_eq!(weights.bias_codes(&[bias], 0.03), [exact]);
+            differ += i32::from((bias / (0.03f32 * 0.001)).round_ties_even() as i32 != exact);
+        }
+        assert!(differ > 20, "the f32 quotient is another one: {differ}");
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Tools<F> {
     pub(super) row_params: Vec<(f32, i32)>,
     pub(super) sums: Vec<i32>,
     pub(super) wide_sums: Vec<i64>,
+    /// Rows of the whole batch, which is cut into chunks.
+    pub(super) batch: usize,
 }
 
 impl<F: Float + SparseReal> Lane<F> {
@@ -78,6 +80,7 @@ impl<F: SparseReal> Tools<F> {
             row_params: Vec::new(),
             sums: Vec::new(),
             wide_sums: Vec::new(),
+            batch: 0,
         }
     }
 }

@@ -80,13 +80,21 @@ impl<F: Float> Mlp<F> {
     /// # Errors
     /// None that data can cause; those of the layers are passed on.
     pub fn shrink(&self) -> Result<(Self, ShrinkReport)> {
+        self.shrink_where(|_, _| true)
+    }
+
+    /// The same where `may` allows a linear layer to lose these inputs.
+    pub(crate) fn shrink_where(
+        &self,
+        may: impl Fn(&Linear<F>, &[usize]) -> bool,
+    ) -> Result<(Self, ShrinkReport)> {
         let mut layers = self.layers().to_vec();
         let linears: Vec<usize> = (0..layers.len()).filter(|&i| as_linear(&layers, i).is_some()).collect();
         let mut changed = true;
         while changed {
             changed = false;
             for (&a, &b) in linears.iter().zip(linears.iter().skip(1)) {
-                changed |= cut(&mut layers, a, b)?;
+                changed |= cut(&mut layers, a, b, &may)?;
             }
         }
         let small = Self::from_layers(self.inputs(), layers)?;
@@ -119,8 +127,13 @@ fn all_zero<F: Float>(weights: ArrayView1<'_, F>) -> bool {
     weights.iter().all(|&w| w == F::zero())
 }
 
-/// Removes the dead neurons between the linear layers at `a` and `b`; whether there were any.
-fn cut<F: Float>(layers: &mut [Layer<F>], a: usize, b: usize) -> Result<bool> {
+/// Removes the dead neurons between the linear layers at `a` and `b` if the second may lose them; whether it did.
+fn cut<F: Float>(
+    layers: &mut [Layer<F>],
+    a: usize,
+    b: usize,
+    may: &impl Fn(&Linear<F>, &[usize]) -> bool,
+) -> Result<bool> {
     let (Some(first), Some(second)) = (as_linear(layers, a), as_linear(layers, b)) else { return Ok(false) };
     let between = &layers[a + 1..b];
     if between.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) {
@@ -134,7 +147,7 @@ fn cut<F: Float>(layers: &mut [Layer<F>], a: usize, b: usize) -> Result<bool> {
     if dead.len() == width {
         dead.remove(0);
     }
-    if dead.is_empty() {
+    if dead.is_empty() || !may(second, &dead) {
         return Ok(false);
     }
 

@@ -23,6 +23,7 @@ pub mod uniform;
 
 pub use cluster::{Clustering, Start, cluster};
 pub use dynamic::dynamic_quantize_linear;
+pub(crate) use dynamic::dynamic_scale;
 pub use fake::{PassThrough, fake_quantize, fake_quantize_tensorflow};
 pub use histogram::{HistogramObserver, Tails};
 pub use kmeans::{assign_nearest, lloyd};

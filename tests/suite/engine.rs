@@ -1,5 +1,7 @@
 //! What an engine promises: integer results to the bit, float results near the network's, the same from every thread.
 
+use std::time::{Duration, Instant};
+
 use ndarray::{Array1, Array2, ArrayView2};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -60,7 +62,7 @@ fn reference(mlp: &Mlp<f32>, layers: &[LayerInfo], row: &[f32]) -> Vec<f32> {
         for (w, &b) in linear.weight().rows().into_iter().zip(linear.bias().unwrap()) {
             let amax = w.iter().fold(0.0f32, |amax, w| amax.max(w.abs()));
             let scale = (f64::from(amax) / 127.0) as f32;
-            let bias = (b / (input.scale * scale)).round_ties_even() as i64;
+            let bias = (f64::from(b) / f64::from(input.scale * scale)).round_ties_even() as i64;
             let sum = w.iter().zip(&codes).fold(bias, |sum, (&w, &c)| {
                 sum + i64::from(code(w / scale, -127, 127, 0)) * i64::from(c - input.zero_point)
             });
@@ -413,34 +415,90 @@ fn bias_correction_takes_the_mean_error_away() {
 }
 
 #[test]
-fn sixteen_threads_share_one_engine() {
+fn sixteen_threads_share_one_engine_for_ten_seconds() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(19);
-    let mlp = network(&[100, 80, 60, 10], Activation::Relu, 20);
+    let mut mlp = network(&[100, 80, 60, 12], Activation::Relu, 20);
+    for linear in mlp.linears_mut() {
+        // Formats of every kind can have it.
+        let pruned = NmPruner::keep(2, 4).unwrap().compress(linear.weight()).unwrap().decompress().unwrap();
+        linear.set_weight(pruned).unwrap();
+    }
     let data = uniform(&mut rng, 64, 100);
-    for format in [Format::Int8, Format::Dense, Format::Int8Dynamic, Format::Palette] {
+    for format in Format::ALL {
         let config = Config::new(format).with_calibration(data.view()).with_pool(Pool::new(3));
         let engine = Engine::build(&mlp, &config).unwrap();
-        let expected = engine.predict(data.view()).unwrap();
+        // A row alone is added up in another order where weights are sparse and real.
+        let one = |i: usize| engine.predict(data.slice(ndarray::s![i..i + 1, ..])).unwrap().row(0).to_vec();
+        let rows: Vec<Vec<f32>> = (0..64).map(one).collect();
+        let batch = engine.predict(data.view()).unwrap();
+        let begin = Instant::now();
         std::thread::scope(|scope| {
             for thread in 0..16 {
-                let (engine, data, expected) = (&engine, &data, &expected);
+                let (engine, data, rows, batch) = (&engine, &data, &rows, &batch);
                 scope.spawn(move || {
                     let mut workspace = engine.workspace(64);
-                    for call in 0..200 {
-                        let i = (thread * 31 + call) % 64;
+                    let mut calls = 0;
+                    while calls == 0 || begin.elapsed() * (Format::ALL.len() as u32) < Duration::from_secs(10)
+                    {
+                        let i = (thread * 31 + calls) % 64;
                         let row = data.row(i);
                         let y = engine.predict_one(row.as_slice().unwrap(), &mut workspace).unwrap();
-                        assert_eq!(y, expected.row(i).as_slice().unwrap());
-                        if call % 50 == 0 {
-                            let mut out = Array2::zeros((64, 10));
+                        assert_eq!(y, rows[i], "{format}");
+                        if calls % 50 == 0 {
+                            let mut out = Array2::zeros((64, 12));
                             engine.predict_into(data.view(), out.view_mut(), &mut workspace).unwrap();
-                            assert_eq!(out, expected);
+                            assert_eq!(out, batch, "{format}");
                         }
+                        calls += 1;
                     }
                 });
             }
         });
     }
+}
+
+#[test]
+fn chunks_and_threads_do_not_change_a_row_of_a_batch() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(23);
+    let mut mlp = network(&[256, 256, 8], Activation::Relu, 24);
+    for linear in mlp.linears_mut() {
+        let mut weight = linear.weight().to_owned();
+        weight.indexed_iter_mut().filter(|((i, j), _)| (i * 7 + j * 3) % 10 > 1).for_each(|(_, w)| *w = 0.0);
+        linear.set_weight(weight).unwrap();
+    }
+    let data = uniform(&mut rng, 133, 256);
+    for format in [Format::Sparse, Format::SparseInt8, Format::Dense, Format::Int8] {
+        let config = |pool| Config::new(format).with_calibration(data.view()).with_pool(pool);
+        let engine = Engine::build(&mlp, &config(Pool::single())).unwrap();
+        let expected = engine.predict(data.view()).unwrap();
+        for threads in [2, 11] {
+            let shared = Engine::build(&mlp, &config(Pool::new(threads))).unwrap();
+            assert_eq!(shared.predict(data.view()).unwrap(), expected, "{format}, {threads} threads");
+        }
+        for rows in 1..=5 {
+            let mut out = Array2::zeros(expected.raw_dim());
+            engine.predict_into(data.view(), out.view_mut(), &mut engine.workspace(rows)).unwrap();
+            assert_eq!(out, expected, "{format}, {rows} rows at a time");
+        }
+    }
+}
+
+#[test]
+fn rows_wider_than_f32_can_subtract_are_quantized() {
+    let weight = ndarray::array![[1.0f32, 0.0, 0.0], [0.0, 1.0, 0.5]];
+    let mlp = Mlp::from_layers(3, vec![Layer::Linear(Linear::new(weight.clone(), None).unwrap())]).unwrap();
+    let engine = Engine::build(&mlp, &Config::new(Format::Int8Dynamic)).unwrap();
+    let x = ndarray::array![[3e38f32, -3e38, 0.0], [2e38, -1.5e38, 1e38], [1.0, -1.0, 0.5]];
+    for (x, y) in x.rows().into_iter().zip(engine.predict(x.view()).unwrap().rows()) {
+        let exact = weight.dot(&x);
+        let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!((&exact - &y).iter().all(|error| error.abs() < 0.01 * largest), "{y} {exact}");
+    }
+    let wide = weight.mapv(f64::from);
+    let mlp = Mlp::from_layers(3, vec![Layer::Linear(Linear::new(wide, None).unwrap())]).unwrap();
+    let engine = Engine::build(&mlp, &Config::new(Format::Int8Dynamic)).unwrap();
+    let y = engine.predict(ndarray::array![[1e200, -1e200, 0.0]].view()).unwrap();
+    assert!(y[[0, 0]] > 3e38 && y[[0, 1]] < -3e38, "the largest of f32: {y}");
 }
 
 #[test]
@@ -463,6 +521,17 @@ fn wrong_input_is_an_error_that_says_what_is_wrong() {
     assert!(said(Engine::build(&mlp, &Config::new(Format::Int8)).unwrap_err()).contains("with_calibration"));
     let config = Config::new(Format::Dense).with_layer(2, Format::Int8);
     assert!(said(Engine::build(&mlp, &config).unwrap_err()).contains("layer is 2"));
+    let config = || Config::new(Format::Dense).with_calibration(data.view());
+    assert!(
+        said(Engine::build(&mlp, &config().with_palette_entries(1)).unwrap_err()).contains("entries is 1")
+    );
+    assert!(said(Engine::build(&mlp, &config().with_batch(1 << 62)).unwrap_err()).contains("1,048,576"));
+    let measured = |x: ArrayView2<'_, f32>| engine.measure(x, Duration::ZERO).map(|_| ());
+    assert!(said(measured(data.slice(ndarray::s![.., ..7])).unwrap_err()).contains("expected [10, 8]"));
+    assert!(said(measured(nan.view()).unwrap_err()).contains("[3, 2]"));
+    let mut out = Array2::from_elem((2, 10), 5.0);
+    assert!(engine.predict_into(nan.view(), out.view_mut().reversed_axes(), &mut workspace).is_err());
+    assert_eq!(out, Array2::from_elem((2, 10), 5.0), "what an error leaves");
     let empty = Array2::zeros((0, 8));
     assert!(Engine::build(&mlp, &Config::new(Format::Int8).with_calibration(empty.view())).is_err());
     assert_eq!(engine.predict(empty.view()).unwrap().dim(), (0, 2));

@@ -125,3 +125,24 @@ fn a_layer_set_by_hand_wins_over_the_measurement() {
     let config = Config::auto(Auto::Bytes).with_calibration(train.inputs()).with_layer(0, Format::Dense);
     assert_eq!(Engine::build(&mlp, &config).unwrap().layers()[0].format, Format::Dense);
 }
+
+#[test]
+fn formats_that_f32_cannot_serve_are_left_out() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+    let mlp = Mlp::builder(2).linear(2).tanh().linear(2).build::<f32>(&mut rng).unwrap();
+    let mut wide = mlp.clone();
+    let huge = ndarray::array![[1e20f32, 2e20], [2e20, 1e20]];
+    wide.linears_mut().next().unwrap().set_weight(huge).unwrap();
+    let data = ndarray::Array2::from_shape_fn((64, 2), |(i, j)| 1e30 * (1 + i + j) as f32);
+    for auto in [Auto::Bytes, Auto::Latency] {
+        let config = Config::auto(auto).with_calibration(data.view());
+        let engine = Engine::build(&wide, &config).unwrap();
+        assert_eq!(engine.predict(data.view()).unwrap().dim(), (64, 2), "{auto:?}");
+    }
+    let mut wide = Mlp::builder(2).linear(2).build::<f64>(&mut rng).unwrap();
+    wide.linears_mut().next().unwrap().set_weight(ndarray::array![[1e200, 2e200], [-1e200, 1.0]]).unwrap();
+    let data = ndarray::Array2::from_shape_fn((64, 2), |(i, j)| (1 + i + j) as f64);
+    let engine = Engine::build(&wide, &Config::auto(Auto::Bytes).with_calibration(data.view())).unwrap();
+    let exact = wide.predict(data.view()).unwrap();
+    assert!(engine.predict(data.view()).unwrap().iter().zip(&exact).all(|(y, x)| (y / x - 1.0).abs() < 1e-9));
+}

@@ -112,15 +112,33 @@ impl<F: SparseReal> SparseRows<F> {
         y: MatrixMut<'_, F>,
         scratch: &mut SparseScratch<F>,
     ) {
+        let batch = y.rows();
+        self.multiply_part(pool, x, tail, y, batch, scratch);
+    }
+
+    /// The same for some rows of a batch of `batch` rows, to the bits that they have there.
+    ///
+    /// # Panics
+    /// If lengths disagree.
+    pub fn multiply_part(
+        &self,
+        pool: &Pool,
+        x: &[F],
+        tail: Epilogue<'_, F>,
+        y: MatrixMut<'_, F>,
+        batch: usize,
+        scratch: &mut SparseScratch<F>,
+    ) {
         tail.check(self.outputs());
         assert_eq!(Some(x.len()), y.rows().checked_mul(self.inputs()), "inputs of {} rows", y.rows());
         assert_eq!(y.columns(), self.outputs(), "columns of the result");
         match &self.rows {
-            Rows::Narrow(csr) => self.run(csr, pool, x, tail, y, scratch),
-            Rows::Wide(csr) => self.run(csr, pool, x, tail, y, scratch),
+            Rows::Narrow(csr) => self.run(csr, pool, x, tail, y, batch, scratch),
+            Rows::Wide(csr) => self.run(csr, pool, x, tail, y, batch, scratch),
         }
     }
 
+    #[expect(clippy::too_many_arguments)]
     fn run<C: Column>(
         &self,
         csr: &Csr<F, C>,
@@ -128,10 +146,11 @@ impl<F: SparseReal> SparseRows<F> {
         mut x: &[F],
         tail: Epilogue<'_, F>,
         mut y: MatrixMut<'_, F>,
+        batch: usize,
         scratch: &mut SparseScratch<F>,
     ) {
         // By the whole batch, not by what is left of it: the last rows are added up like those before them.
-        let most = if y.rows() <= FEW { 1 } else { F::lines(self.isa) * LINE };
+        let most = if batch <= FEW { 1 } else { F::lines(self.isa) * LINE };
         while y.rows() > 0 {
             let count = y.rows().min(most);
             let (block, rest) = y.split_rows(count);
