@@ -30,6 +30,11 @@ KEPT = (256, 1024, 4096, 16384, 65536)
 PARTICULAR = [(r"^prune\.magnitude", "l1_unstructured"), (r"^dropout\.forward", "torch"), (r"^distill", "every step"), (r"^sparse\.", "CSR|BSR")]
 
 
+# What has to be known about the peers of a family.
+NOTES = {"sparse": ["", "The goals are set against the fastest dense product of anyone, so that is the peer here. The sparse products of PyTorch and SciPy, which are",
+                    "faster than those, stand in the last table."]}
+
+
 def products(widths):
     return sum(a * b for a, b in zip(widths, widths[1:]))
 
@@ -192,7 +197,7 @@ def main():
     text += ["", "How time grows with size: [per number](growth-elements.svg), [per epoch](growth-training.svg)."]
     families = list(dict.fromkeys(row["case"].split(".")[0] for row in rows))
     for family in families:
-        text += ["", f"## {family}", "", "| case | threads | trimnet | fastest peer | its time | ratio | goal | reached | share of the limit | at most |",
+        text += ["", f"## {family}", *NOTES.get(family, []), "", "| case | threads | trimnet | fastest peer | its time | ratio | goal | reached | share of the limit | at most |",
                  "|---|---|---|---|---|---|---|---|---|---|"]
         text += [row_text(row, found) for row in rows if row["case"].split(".")[0] == family]
     text += ["", "## Peers that goals name beside the fastest", "", "| case | threads | trimnet | peer | its time | ratio |", "|---|---|---|---|---|---|"]

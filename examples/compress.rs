@@ -33,7 +33,8 @@ fn main() -> Done {
     let data = Data::read(&args.data)?;
     let batch = if data.train.rows() < 10_000 { 32 } else { 128 };
     let (inputs, classes) = (data.train.features(), data.classes);
-    std::fs::create_dir_all(&args.out)?;
+    std::fs::create_dir_all(&args.out)
+        .map_err(|source| trimnet::Error::Io { path: args.out.clone(), source })?;
     let mut table = Table { data: &data, out: args.out.clone(), rows: Vec::new() };
     let trainer = |steps, rate, seed| {
         let epochs = data.epochs(steps, batch);
@@ -110,7 +111,9 @@ struct Row {
     nonzero: usize,
     bytes: u64,
     sqnr_db: Option<f64>,
-    latency_us: f64,
+    /// Median times of one input, in microseconds: by the network itself, and by the engine that is made of it.
+    predict_us: Option<f64>,
+    engine_us: f64,
 }
 
 struct Table<'d> {
@@ -125,8 +128,10 @@ impl Table<'_> {
         mlp.save(&path)?;
         let logits = mlp.predict(test.inputs())?;
         let one = test.inputs().slice_move(s![..1, ..]);
-        let latency_us = median_us(|| mlp.predict(black_box(one)).map(drop))?;
-        self.push(model, (mlp.parameters(), mlp.nonzero()), &path, (&logits, None), latency_us)
+        let predict_us = median_us(|| mlp.predict(black_box(one)).map(drop))?;
+        let engine_us = self.engine_us(&Engine::build(mlp, &Config::new(Format::Dense))?)?;
+        let times = (Some(predict_us), engine_us);
+        self.push(model, (mlp.parameters(), mlp.nonzero()), &path, (&logits, None), times)
     }
 
     /// Weights and activations of 8 bits, and sums of integers, in the deployable form of the network.
@@ -141,10 +146,13 @@ impl Table<'_> {
         let biases =
             mlp.linears().filter_map(|linear| linear.bias()).flatten().filter(|&&b| b != 0.0).count();
         let nonzero = engine.layers().iter().map(|layer| layer.nonzero).sum::<usize>() + biases;
-        let one = test.inputs().row(0).to_vec();
-        let mut workspace = engine.workspace(1);
-        let latency_us = median_us(|| engine.predict_one(black_box(&one), &mut workspace).map(|_| ()))?;
-        self.push(model, (mlp.parameters(), nonzero), &path, (&logits, Some(sqnr)), latency_us)
+        let times = (None, self.engine_us(&engine)?);
+        self.push(model, (mlp.parameters(), nonzero), &path, (&logits, Some(sqnr)), times)
+    }
+
+    fn engine_us(&self, engine: &Engine<f32>) -> trimnet::Result<f64> {
+        let (one, mut workspace) = (self.data.test.inputs().row(0).to_vec(), engine.workspace(1));
+        median_us(|| engine.predict_one(black_box(&one), &mut workspace).map(|_| ()))
     }
 
     fn path(&self, model: &str) -> PathBuf {
@@ -157,12 +165,12 @@ impl Table<'_> {
         (parameters, nonzero): (usize, usize),
         path: &Path,
         (logits, sqnr_db): (&Array2<f32>, Option<f64>),
-        latency_us: f64,
+        (predict_us, engine_us): (Option<f64>, f64),
     ) -> trimnet::Result<()> {
         let io = |source| trimnet::Error::Io { path: path.to_owned(), source };
         let bytes = std::fs::metadata(path).map_err(io)?.len();
         let accuracy = accuracy(logits.view(), self.data.test.labels().unwrap_or_default())?;
-        self.rows.push(Row { model, accuracy, parameters, nonzero, bytes, sqnr_db, latency_us });
+        self.rows.push(Row { model, accuracy, parameters, nonzero, bytes, sqnr_db, predict_us, engine_us });
         Ok(())
     }
 
@@ -172,18 +180,27 @@ impl Table<'_> {
             let numbers = [row.parameters.to_string(), row.nonzero.to_string(), row.bytes.to_string(), sqnr];
             let mut cells = vec![row.model.to_owned(), percent(row.accuracy)];
             cells.extend(numbers);
-            cells.push(format!("{:.1}", row.latency_us));
+            cells.push(row.predict_us.map_or(String::new(), |us| format!("{us:.1}")));
+            cells.push(format!("{:.1}", row.engine_us));
             cells
         });
-        let header = ["model", "accuracy", "parameters", "nonzero", "bytes", "SQNR", "us/input"];
+        let header = ["model", "accuracy", "parameters", "nonzero", "bytes", "SQNR", "predict", "engine"];
         print_table(&header, &rows.collect::<Vec<_>>());
-        println!("\nmodels saved in {}", self.out.display());
+        println!(
+            "\naccuracy on {} held-out images; bytes of the file; SQNR of the outputs;",
+            self.data.test.rows()
+        );
+        println!(
+            "predict, engine: us for one image by Mlp::predict and by an Engine, which shrinks by itself"
+        );
+        println!("models saved in {}", self.out.display());
     }
 
     fn print_json(&self) {
-        for Row { model, accuracy, parameters, nonzero, bytes, latency_us, .. } in &self.rows {
+        for Row { model, accuracy, parameters, nonzero, bytes, predict_us, engine_us, .. } in &self.rows {
+            let predict_us = predict_us.map_or("null".into(), |us| format!("{us:.3}"));
             println!(
-                r#"{{"model":"{model}","accuracy":{accuracy},"parameters":{parameters},"nonzero":{nonzero},"bytes":{bytes},"latency_us":{latency_us:.3}}}"#
+                r#"{{"model":"{model}","accuracy":{accuracy},"parameters":{parameters},"nonzero":{nonzero},"bytes":{bytes},"predict_us":{predict_us},"engine_us":{engine_us:.3}}}"#
             );
         }
     }

@@ -2,13 +2,17 @@
 //!
 //! `cargo run --release --features mmap --example compress_checkpoint -- MODEL OUT --recipe recipe.json`
 
+mod common;
+
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use common::number;
 use indicatif::{ProgressBar, ProgressStyle};
-use lexopt::{Arg, Parser, ValueExt};
+use lexopt::{Arg, Parser};
 use trimnet::io::checkpoint::{
-    Checkpoint, CheckpointReport, Options, Plan, Progress, Recipe, compress_shard, merge,
+    Action, Checkpoint, CheckpointReport, Options, Plan, Progress, Recipe, compress_shard, merge,
 };
 use trimnet::kernel::Pool;
 
@@ -53,10 +57,18 @@ fn arguments() -> Result<Option<Args>, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("recipe") => recipe = Some(parser.value()?.into()),
-            Arg::Long("max-shard") => options.max_shard_bytes = parser.value()?.parse::<f64>()? as u64,
-            Arg::Long("threads") => options.pool = Pool::new(parser.value()?.parse()?),
+            Arg::Long("max-shard") => {
+                let bytes: f64 = number(&mut parser, "--max-shard")?;
+                if bytes.is_nan() || bytes < 1.0 {
+                    return Err(format!("--max-shard {bytes}: allowed is 1 or more").into());
+                }
+                options.max_shard_bytes = bytes as u64;
+            }
+            Arg::Long("threads") => {
+                options.pool = Pool::new(number::<NonZeroUsize>(&mut parser, "--threads")?.get());
+            }
             Arg::Long("plan") => step = Step::Plan,
-            Arg::Long("shard") => step = Step::Shard(parser.value()?.parse()?),
+            Arg::Long("shard") => step = Step::Shard(number(&mut parser, "--shard")?),
             Arg::Long("merge") => step = Step::Merge,
             Arg::Long("json") => json = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
@@ -92,9 +104,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let recipe = Recipe::from_json(&std::fs::read_to_string(&args.recipe)?)?;
+    let file = args.recipe.display();
+    let recipe = std::fs::read_to_string(&args.recipe).map_err(|error| format!("{file}: {error}"))?;
+    let recipe = Recipe::from_json(&recipe).map_err(|error| format!("{file}: {error}"))?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let plan = Plan::new(&checkpoint, &recipe, args.options.max_shard_bytes)?;
+    if plan.shards().iter().flat_map(|shard| shard.jobs()).all(|job| job.action() == Action::Keep) {
+        eprintln!(
+            "warning: every tensor is kept as it is: no pattern of {file} matches one that it would change"
+        );
+    }
     let shards: Vec<usize> = match args.step {
         Step::Plan => {
             println!("{}", serde_json::to_string_pretty(&plan)?);

@@ -4,13 +4,11 @@
 
 mod common;
 
-use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use common::{Data, Done, Progress};
+use common::{Data, Done, Progress, number};
 use lexopt::{Arg, Parser, ValueExt};
 use trimnet::Error;
 use trimnet::engine::{Auto, Config, Engine, Format};
@@ -83,12 +81,6 @@ fn config<'a>(format: &str) -> Result<Config<'a, f32>, lexopt::Error> {
         "bytes" => Config::auto(Auto::Bytes),
         other => return Err(format!("--format {other}: allowed is {FORMATS}").into()),
     })
-}
-
-/// The value of an option, or an error that names it.
-fn number<T: FromStr<Err: Display>>(parser: &mut Parser, option: &str) -> Result<T, lexopt::Error> {
-    let value = parser.value()?.string()?;
-    value.parse().map_err(|e| format!("{option} {value}: {e}").into())
 }
 
 fn main() -> Done {

@@ -1,6 +1,6 @@
 //! The one error type of the crate: every variant carries the facts of what went wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,7 +94,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what it claims to be.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}{reason}", of(path))]
     Format {
         /// The file; empty for bytes in memory.
         path: PathBuf,
@@ -102,6 +102,12 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// The file that an error is about, if it is one.
+fn of(path: &Path) -> String {
+    if path.as_os_str().is_empty() { String::new() } else { format!("{}: ", path.display()) }
+}
+
 /// Where a number stands, if it is one of many.
 fn at(index: &[usize]) -> String {
     if index.is_empty() { String::new() } else { format!(" at index {index:?}") }

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -52,7 +53,7 @@ impl Args {
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("data") => args.data = parser.value()?.into(),
-                Arg::Long("seed") => args.seed = parser.value()?.parse()?,
+                Arg::Long("seed") => args.seed = number(&mut parser, "--seed")?,
                 Arg::Long("json") => args.json = true,
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("help") | Arg::Short('h') => {
@@ -69,6 +70,12 @@ impl Args {
     pub fn rng(&self, stream: u64) -> Xoshiro256PlusPlus {
         Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_mul(1000).wrapping_add(stream))
     }
+}
+
+/// The value of an option, or an error that names it.
+pub fn number<T: FromStr<Err: Display>>(parser: &mut Parser, option: &str) -> Result<T, lexopt::Error> {
+    let value = parser.value()?.string()?;
+    value.parse().map_err(|e| format!("{option} {value}: {e}").into())
 }
 
 /// Images to learn from and images held out for the test.

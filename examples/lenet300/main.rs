@@ -128,22 +128,22 @@ fn draw(file: &Path, folder: &Path) -> Done {
 fn draw_front(results: &Path, folder: &Path) -> Done {
     let mut points: Vec<Point> = PUBLISHED
         .iter()
-        .map(|&(name, bytes, error)| Point {
-            name: name.to_owned(),
-            bytes: f64::from(bytes),
-            error,
-            ours: false,
-        })
+        .map(|&(of, bytes, error)| Point { of: of.to_owned(), bytes: f64::from(bytes), error, ours: false })
         .collect();
-    for line in std::fs::read_to_string(results)?.lines().filter(|line| line.starts_with('{')) {
+    let runs = std::fs::read_to_string(results)
+        .map_err(|source| trimnet::Error::Io { path: results.into(), source })?;
+    for line in runs.lines().filter(|line| line.starts_with('{')) {
         let run: serde_json::Value = serde_json::from_str(line)?;
         let number = |key: &str| run[key].as_f64().ok_or_else(|| format!("no number '{key}' in {line}"));
         points.push(Point {
-            name: String::new(),
+            of: run["preset"].as_str().unwrap_or("unnamed").to_owned(),
             bytes: number("bytes")?,
             error: number("error_percent")?,
             ours: true,
         });
+    }
+    if points.len() == PUBLISHED.len() {
+        return Err(format!("no line of {} is the JSON of a run", results.display()).into());
     }
     std::fs::create_dir_all(folder)?;
     let path = folder.join("front.svg");

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::common::number;
 use lexopt::{Arg, Parser, ValueExt};
 
 const HELP: &str = "\
@@ -93,6 +94,28 @@ fn preset(name: &str) -> Option<Recipe> {
     }
 }
 
+impl Recipe {
+    /// Refuses what would be found out in the middle of a long run.
+    fn check(&self) -> Result<(), lexopt::Error> {
+        let refuse = |option: &str, allowed: &str| Err(format!("--{option}: allowed is {allowed}").into());
+        if self.keep == 0 {
+            return refuse("keep", "1 or more");
+        }
+        if self.hidden.contains(&0) {
+            return refuse("hidden", "1 or more, separated by commas");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("dropout", "0 up to, but not including, 1");
+        }
+        for (option, penalty) in [("l1", self.l1), ("group", self.group)] {
+            if !(penalty.is_finite() && penalty >= 0.0) {
+                return refuse(option, "0 or more");
+            }
+        }
+        Ok(())
+    }
+}
+
 fn numbers(list: &str) -> Result<Vec<usize>, lexopt::Error> {
     list.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|e| format!("{list}: {e}").into())
 }
@@ -114,13 +137,15 @@ impl Options {
                 Arg::Long("preset") => name = parser.value()?.string()?,
                 Arg::Long("budget-bytes") => budgets = Some(numbers(&parser.value()?.string()?)?),
                 Arg::Long("hidden") => hidden = Some(numbers(&parser.value()?.string()?)?),
-                Arg::Long("keep") => keep = Some(parser.value()?.parse()?),
-                Arg::Long("l1") => l1 = Some(parser.value()?.parse()?),
-                Arg::Long("group") => group = Some(parser.value()?.parse()?),
-                Arg::Long("dropout") => dropout = Some(parser.value()?.parse()?),
-                Arg::Long("seed") => seed = parser.value()?.parse()?,
-                Arg::Long("epochs") => epochs = Some(parser.value()?.parse()?),
-                Arg::Long("teacher-epochs") => teacher_epochs = Some(parser.value()?.parse()?),
+                Arg::Long("keep") => keep = Some(number(&mut parser, "--keep")?),
+                Arg::Long("l1") => l1 = Some(number(&mut parser, "--l1")?),
+                Arg::Long("group") => group = Some(number(&mut parser, "--group")?),
+                Arg::Long("dropout") => dropout = Some(number(&mut parser, "--dropout")?),
+                Arg::Long("seed") => seed = number(&mut parser, "--seed")?,
+                Arg::Long("epochs") => epochs = Some(number(&mut parser, "--epochs")?),
+                Arg::Long("teacher-epochs") => {
+                    teacher_epochs = Some(number(&mut parser, "--teacher-epochs")?)
+                }
                 Arg::Long("validate") => validate = true,
                 Arg::Long("out") => out = parser.value()?.into(),
                 Arg::Long("teacher") => teacher = Some(PathBuf::from(parser.value()?)),
@@ -152,6 +177,7 @@ impl Options {
         recipe.group = group.unwrap_or(recipe.group);
         recipe.epochs = epochs.unwrap_or(recipe.epochs);
         recipe.teacher_epochs = teacher_epochs.unwrap_or(recipe.teacher_epochs);
+        recipe.check()?;
         let out: PathBuf = out;
         let teacher = teacher.unwrap_or_else(|| {
             out.join(format!("teacher-{seed}{}.trim", if validate { "-validate" } else { "" }))

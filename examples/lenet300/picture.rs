@@ -6,7 +6,6 @@ use trimnet::ndarray::ArrayView2;
 use trimnet::nn::Mlp;
 
 const INK: &str = "#1f4e79";
-const PALE: &str = "#b0b0b0";
 
 fn svg(width: usize, height: usize, body: &str) -> String {
     format!(
@@ -78,7 +77,7 @@ pub fn weights(mlp: &Mlp<f32>) -> String {
             text(&mut body, x + bar / 2.0, 164.0, "middle", "black", &format!("{value:.2}"));
         }
         let zeros = linear.weight().len() - values.iter().map(|&(_, n)| n).sum::<usize>();
-        let words = format!("{} x {}: {zeros} zeros and", linear.outputs(), linear.inputs());
+        let words = format!("{} x {}: {zeros} zeros, and", linear.outputs(), linear.inputs());
         text(&mut body, left + WIDTH / 2.0, 14.0, "middle", "black", &words);
     }
     svg(layers * 220, 174, &body)
@@ -90,38 +89,72 @@ fn histogram(w: ArrayView2<'_, f32>) -> Vec<(f32, usize)> {
     sorted.chunk_by(|a, b| a == b).map(|equal| (equal[0], equal.len())).collect()
 }
 
-/// One point of the front: a name, bytes, test error in percent, and whether it is ours.
+/// One point of the front: a result of a preset, or of others by name.
 pub struct Point {
-    pub name: String,
+    pub of: String,
     pub bytes: f64,
     pub error: f64,
     pub ours: bool,
 }
 
-/// Bytes (on a logarithmic axis) against the test error.
+/// Bytes (on a logarithmic axis) against the test error in percent; presets by colour, others by number.
 pub fn front(points: &[Point]) -> String {
-    const W: f64 = 640.0;
-    const H: f64 = 360.0;
-    let x = |bytes: f64| 50.0 + (bytes / 1000.0).ln() / 40_f64.ln() * (W - 70.0);
-    let y = |error: f64| 20.0 + (3.5 - error.clamp(0.5, 3.5)) / 3.0 * (H - 60.0);
+    const COLOURS: [&str; 4] = [INK, "#c04f15", "#2e7d32", "#6a1b9a"];
+    const RIGHT: f64 = 520.0;
+    const BOTTOM: f64 = 340.0;
+    const MOST: f64 = 4.0;
+    let x = |bytes: f64| 60.0 + (bytes / 1000.0).ln() / 40_f64.ln() * (RIGHT - 60.0);
+    let y = |error: f64| 20.0 + (MOST - error.clamp(0.0, MOST)) / MOST * (BOTTOM - 20.0);
     let mut body = String::new();
     for kilobytes in [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0] {
         let at = x(kilobytes * 1000.0);
-        let _ = writeln!(body, "<path d=\"M{at:.1} 20V{:.1}\" stroke=\"#e4e4e4\"/>", H - 40.0);
-        text(&mut body, at, H - 26.0, "middle", "black", &format!("{kilobytes} kB"));
+        let _ = writeln!(body, "<path d=\"M{at:.1} 20V{BOTTOM}\" stroke=\"#e4e4e4\"/>");
+        text(&mut body, at, BOTTOM + 14.0, "middle", "black", &format!("{kilobytes}"));
     }
-    for half in 1..=7 {
-        let at = y(0.5 * f64::from(half));
-        let _ = writeln!(body, "<path d=\"M50 {at:.1}H{:.1}\" stroke=\"#e4e4e4\"/>", W - 20.0);
-        text(&mut body, 44.0, at + 4.0, "end", "black", &format!("{:.1} %", 0.5 * f64::from(half)));
+    for half in 0..=8 {
+        let (percent, at) = (0.5 * f64::from(half), y(0.5 * f64::from(half)));
+        let _ = writeln!(body, "<path d=\"M60 {at:.1}H{RIGHT}\" stroke=\"#e4e4e4\"/>");
+        text(&mut body, 54.0, at + 4.0, "end", "black", &format!("{percent:.1}"));
     }
+    text(&mut body, 290.0, BOTTOM + 30.0, "middle", "black", "kilobytes of the file (1,000 bytes)");
+    text(&mut body, 10.0, 12.0, "start", "black", "percent of the 10,000 test images that are wrong");
+
+    let mut series: Vec<&str> = Vec::new();
+    let (mut others, mut row) = (0, 32.0);
     for point in points {
-        let (x, y, fill) = (x(point.bytes), y(point.error), if point.ours { INK } else { PALE });
-        let _ = writeln!(body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{fill}\"/>");
-        if !point.name.is_empty() {
-            text(&mut body, x, y - 8.0, "middle", if point.ours { INK } else { "#707070" }, &point.name);
+        let (x, y) = (x(point.bytes), y(point.error));
+        if point.ours {
+            let new = !series.contains(&point.of.as_str());
+            if new {
+                series.push(&point.of);
+            }
+            let at = series.iter().position(|&of| of == point.of).unwrap_or(0);
+            let mut dot = |x: f64, y: f64| {
+                let fill = COLOURS[at % COLOURS.len()];
+                let _ = writeln!(body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{fill}\"/>");
+            };
+            dot(x, y);
+            if new {
+                dot(RIGHT + 22.0, row - 4.0);
+                text(
+                    &mut body,
+                    RIGHT + 34.0,
+                    row,
+                    "start",
+                    "black",
+                    &format!("trimnet, preset {}", point.of),
+                );
+                row += 18.0;
+            }
+        } else {
+            others += 1;
+            for (x, y) in [(x, y), (RIGHT + 22.0, row - 4.0)] {
+                let _ = writeln!(body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"7\" fill=\"#e0e0e0\"/>");
+                text(&mut body, x, y + 4.0, "middle", "black", &others.to_string());
+            }
+            text(&mut body, RIGHT + 34.0, row, "start", "black", &point.of);
+            row += 18.0;
         }
     }
-    text(&mut body, W / 2.0, H - 6.0, "middle", "black", "bytes of the file; test error of 10,000 images");
-    svg(W as usize, H as usize, &body)
+    svg(850, BOTTOM as usize + 40, &body)
 }

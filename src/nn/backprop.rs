@@ -202,7 +202,12 @@ impl<F: Float> Mlp<F> {
                 d += dhidden;
             }
             let reach = if index > lowest { Reach::Input } else { reach };
-            let (dx, layer_grads) = layer.backward(cache, input, d, reach, &mut fed, workspace)?;
+            let (dx, mut layer_grads) = layer.backward(cache, input, d, reach, &mut fed, workspace)?;
+            if let (Layer::Linear(linear), LayerGrads::Linear(grads)) = (layer, &mut layer_grads)
+                && let Some(Layer::BatchNorm(_)) = self.layers().get(index + 1)
+            {
+                linear.hold_dead_biases(grads);
+            }
             grads.push(layer_grads);
             dy = dx;
         }

@@ -221,6 +221,19 @@ impl<F: Float> Linear<F> {
         Ok(LinearGrads { dweight, dbias })
     }
 
+    /// No gradient for the bias of an output whose weights are all masked, in front of a batch norm.
+    ///
+    /// The norm takes the mean off, so there it is 0 but for rounding, which the norm of an output that never changes divides by
+    /// `sqrt(eps)`: enough for Adam to make whole steps of it, which the running mean is always behind.
+    pub(super) fn hold_dead_biases(&self, grads: &mut LinearGrads<F>) {
+        let (Some(mask), Some(dbias)) = (&self.mask, &mut grads.dbias) else { return };
+        for (keep, d) in mask.keep().rows().into_iter().zip(dbias) {
+            if !keep.iter().any(|&keep| keep) {
+                *d = F::zero();
+            }
+        }
+    }
+
     /// The gradient by the input, `dy w`: `[n, out]` to `[n, in]`.
     ///
     /// # Errors

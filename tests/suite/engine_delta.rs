@@ -134,7 +134,7 @@ fn the_difference_of_networks_is_not_that_of_engines() {
     let of_networks = diff(&mlp, &mlp, &EncodeOptions::default()).unwrap();
     assert!(apply(&mlp, &of_engines, &limits).unwrap_err().to_string().contains("no section Delta"));
     let error = apply_engine(&base, &of_networks, &limits).unwrap_err().to_string();
-    assert!(error.contains("no section EngineDelta"), "{error}");
+    assert!(error.contains("no section EngineDelta; it holds a difference, for apply"), "{error}");
     assert!(Engine::<f32>::from_bytes(&of_engines).is_err());
 }
 

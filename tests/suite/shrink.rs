@@ -1,11 +1,13 @@
 //! Shrinking and folding change the matrices, never the function.
 
-use ndarray::{Array1, Array2, array};
+use ndarray::{Array1, Array2, Axis, array};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use trimnet::nn::{Activation, Layer, Linear, Mlp};
+use trimnet::nn::{Activation, Adam, CrossEntropy, Dataset, Layer, Linear, Mlp, Trainer, evaluate};
 use trimnet::normalize::{BatchNorm, LayerNorm};
+use trimnet::prune::score::slice_norms;
+use trimnet::prune::{Norm, Selection};
 use trimnet::regularize::Dropout;
 use trimnet::{Float, Mask};
 
@@ -324,4 +326,36 @@ fn folding_that_overflows_is_an_error() {
     let linear = Linear::new(array![[1.0f32]], None).unwrap();
     let mlp = Mlp::from_layers(1, vec![Layer::Linear(linear), Layer::BatchNorm(norm)]).unwrap();
     assert!(mlp.fold_batch_norm().unwrap_err().to_string().contains("only finite numbers"));
+}
+
+#[test]
+fn a_dead_neuron_before_a_batch_norm_stays_a_constant() {
+    for seed in [1, 3] {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let points = Array2::from_shape_simple_fn((2000, 2), || rng.random_range(-1.0..1.0_f32));
+        let labels = points.rows().into_iter().map(|p| usize::from(p.dot(&p) < 0.49)).collect();
+        let (train, test) = Dataset::classification(points, labels).unwrap().split(0.2, 7).unwrap();
+        let builder = Mlp::builder(2).linear(64).batch_norm().relu().linear(32).relu().linear(2);
+        let mut mlp = builder.build(&mut rng).unwrap();
+        let trainer = Trainer::new(15, 50).unwrap();
+        let fit = |mlp: &mut Mlp<f32>| {
+            trainer.fit(mlp, &mut CrossEntropy, &train, None, &mut Adam::new(), &mut []).unwrap();
+        };
+        fit(&mut mlp);
+        let by_row = |linear: &Linear<f32>, _: &_| slice_norms(linear.weight(), Axis(0), Norm::L2);
+        mlp.prune_neurons(&Selection::sparsity(0.5).unwrap(), by_row, 4).unwrap();
+        let biases = |mlp: &Mlp<f32>| {
+            let first = mlp.linears().next().unwrap();
+            let keep = first.mask().unwrap().keep();
+            let rows = keep.rows().into_iter().zip(first.bias().unwrap());
+            let dead = rows.filter(|(row, _)| !row.iter().any(|&keep| keep));
+            dead.map(|(_, &bias)| bias).collect::<Vec<f32>>()
+        };
+        let before = biases(&mlp);
+        assert!(before.len() > 20);
+        fit(&mut mlp);
+        assert_eq!(biases(&mlp), before);
+        let accuracy = evaluate(&mlp.shrink().unwrap().0, &test).unwrap().accuracy.unwrap();
+        assert!(accuracy > 0.95, "seed {seed}: {accuracy}");
+    }
 }

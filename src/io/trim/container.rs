@@ -42,6 +42,18 @@ impl Kind {
         use Kind::{Delta, Engine, EngineDelta, Network, Note, Tensors};
         [Note, Network, Tensors, Engine, Delta, EngineDelta].into_iter().find(|&kind| kind as u64 == id)
     }
+
+    /// What it is, and what reads it.
+    fn reader(self) -> &'static str {
+        match self {
+            Self::Note => "a note",
+            Self::Network => "a network, for Mlp::load",
+            Self::Tensors => "tensors, for load_tensors",
+            Self::Engine => "an engine, for Engine::load",
+            Self::Delta => "a difference, for apply",
+            Self::EngineDelta => "a difference, for apply_engine",
+        }
+    }
 }
 
 /// A whole file from its sections.
@@ -99,7 +111,11 @@ pub(crate) fn only<'a>(sections: &[(Kind, &'a [u8])], kind: Kind) -> Result<&'a 
     let mut found = sections.iter().filter(|(k, _)| *k == kind).map(|(_, bytes)| *bytes);
     match (found.next(), found.next()) {
         (Some(bytes), None) => Ok(bytes),
-        (None, _) => Err(malformed(format!("the file has no section {kind:?}"))),
+        (None, _) => {
+            let held = sections.iter().map(|(kind, _)| kind.reader()).collect::<Vec<_>>().join(" and ");
+            let hint = if held.is_empty() { held } else { format!("; it holds {held}") };
+            Err(malformed(format!("the file has no section {kind:?}{hint}")))
+        }
         (Some(_), Some(_)) => Err(malformed(format!("the file has several sections {kind:?}"))),
     }
 }

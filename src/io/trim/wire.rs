@@ -68,7 +68,9 @@ impl<'a> Cursor<'a> {
                 self.at += n;
                 Ok(slice)
             }
-            None => Err(malformed(format!("{n} bytes wanted at offset {}, {remaining} left", self.at))),
+            None => {
+                Err(malformed(format!("cut off: {n} bytes wanted at offset {}, {remaining} left", self.at)))
+            }
         }
     }
 
