@@ -27,7 +27,7 @@ impl Callback<f32> for Reached {
 }
 
 fn main() -> Done {
-    let args = Args::parse("Compares training with and without batch norm.")?;
+    let args = Args::parse("Compares training with and without batch norm.", &TRAINING)?;
     let data = Data::read(&args.data)?;
     let mut rows = Vec::new();
     for rate in [0.003, 0.03, 0.3] {
@@ -58,7 +58,8 @@ fn main() -> Done {
             rows.push(vec![name.to_owned(), rate.to_string(), epochs, loss, accuracy]);
         }
     }
+    println!("when the training loss falls to {TARGET}, and where it stands after {EPOCHS} epochs of SGD\n");
     let epochs = format!("epochs to {TARGET}");
-    print_table(&["network", "learning rate", &epochs, "last loss", "test accuracy"], &rows);
+    print_table(&["network", "learning rate", &epochs, "training loss", "test accuracy"], &rows);
     Ok(())
 }

@@ -28,8 +28,8 @@ const PRUNE_EVERY: usize = 20;
 const GROUP_LASSO: f64 = 1e-4;
 
 fn main() -> Done {
-    let args =
-        Args::parse("Trains, prunes, shrinks, quantizes and distils a network, and prints what was won.")?;
+    let about = "Trains, prunes, shrinks, quantizes and distils a network, and prints what was won.";
+    let args = Args::parse(about, &["data", "seed", "json", "out"])?;
     let data = Data::read(&args.data)?;
     let batch = if data.train.rows() < 10_000 { 32 } else { 128 };
     let (inputs, classes) = (data.train.features(), data.classes);

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Args, Data, Done, Progress, percent, print_table};
+use common::{Args, Data, Done, Progress, TRAINING, percent, print_table};
 use trimnet::distill::{Distillation, KdLoss};
 use trimnet::nn::{Adam, CrossEntropy, Dataset, LearningRate, Mlp, Objective, Trainer, evaluate};
 
@@ -16,7 +16,8 @@ const BATCH: usize = 32;
 const STEPS: usize = 1500;
 
 fn main() -> Done {
-    let args = Args::parse("Compares a student alone with one taught by a teacher, over several seeds.")?;
+    let args =
+        Args::parse("Compares a student alone with one taught by a teacher, over several seeds.", &TRAINING)?;
     let data = Data::read(&args.data)?;
     let (inputs, classes) = (data.train.features(), data.classes);
     let (_, few) = data.train.split_stratified(ROWS as f64 / data.train.rows() as f64, args.seed)?;

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Args, Data, Done, percent, print_table};
+use common::{Args, Data, Done, TRAINING, percent, print_table};
 use trimnet::nn::{Adam, CrossEntropy, Dataset, LearningRate, Mlp, Trainer, evaluate};
 use trimnet::rand::RngExt;
 
@@ -14,7 +14,7 @@ const EPOCHS: usize = 60;
 const SEEDS: u64 = 3;
 
 fn main() -> Done {
-    let args = Args::parse("Compares training with and without dropout on partly wrong labels.")?;
+    let args = Args::parse("Compares training with and without dropout on partly wrong labels.", &TRAINING)?;
     let data = Data::read(&args.data)?;
     let mut rng = args.rng(0);
     let mut spoil = |part: &Dataset<f32>| {
@@ -43,9 +43,10 @@ fn main() -> Done {
         }
         let [train, test, truth] = sums.map(|sum| sum / SEEDS as f64);
         let gap = format!("{:.2}", 100.0 * (train - test));
-        rows.push(vec![format!("p = {p}"), percent(train), percent(test), gap, percent(truth)]);
+        rows.push(vec![p.to_string(), percent(train), percent(test), gap, percent(truth)]);
     }
-    println!("{} training rows, {} test rows, mean of {SEEDS} seeds\n", train.rows(), data.test.rows());
-    print_table(&["dropout", "training", "test", "gap in points", "test, true labels"], &rows);
+    println!("{} training rows, {} test rows, mean of {SEEDS} seeds", train.rows(), data.test.rows());
+    println!("a fifth of all labels are random; the last column has the test rows with their true ones\n");
+    print_table(&["p", "training", "test", "gap in points", "test, true labels"], &rows);
     Ok(())
 }

@@ -20,7 +20,8 @@ fn main() -> Result<(), trimnet::Error> {
     let weights = trained_like();
     let dense_bytes = 4 * weights.len();
     println!("dense: {} weights, {dense_bytes} bytes", weights.len());
-    println!("{:<28}{:>9}{:>9}{:>10}{:>9}", "rule", "zeros", "kept", "bytes", "error");
+    println!("lost: share of the sum of squares\n");
+    println!("{:<28}{:>9}{:>9}{:>10}{:>9}", "rule", "zeros", "kept", "bytes", "lost");
 
     let at = |sparsity| Selection::sparsity(sparsity);
     let rules: [(&str, Rule); 9] = [

@@ -265,6 +265,21 @@ fn why(format: Format, density: f64, candidates: &[Candidate], break_even: Optio
     why
 }
 
+/// What dense numbers may be faster by without a word: two measurements of the same differ by as much.
+const MARGIN: f64 = 1.05;
+
+impl Report {
+    /// The calls that took longer than those of dense numbers, and how many times as long.
+    pub fn slower(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let calls = [
+            ("one row", &self.latency, &self.dense_latency),
+            ("256 rows", &self.batch_256, &self.dense_batch_256),
+        ];
+        let times = calls.map(|(call, own, dense)| (call, own.median_us / dense.median_us));
+        times.into_iter().filter(|&(_, times)| times > MARGIN)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = "-".repeat(104);
@@ -316,6 +331,11 @@ impl fmt::Display for Report {
             self.dense_batch_256,
             rate(&self.dense_batch_256)
         )?;
+        let slower: Vec<_> = self.slower().map(|(call, times)| format!("{call} {times:.2} times")).collect();
+        if !slower.is_empty() {
+            let slower = slower.join(", ");
+            writeln!(f, "slower here  than all dense: {slower}; Auto::Latency takes what is faster")?;
+        }
         writeln!(f, "measured on  {}, at most {} threads", self.instructions, self.threads)?;
         for (i, layer) in self.layers.iter().enumerate() {
             write!(f, "layer {i}: {}: {}", layer.format, layer.why)?;
@@ -389,5 +409,18 @@ mod tests {
         let other = Mlp::builder(41).linear(3).build::<f32>(&mut rng).unwrap();
         let engine = Engine::build(&other, &Config::new(Format::Dense)).unwrap();
         assert!(report(&mlp, &engine, &data).is_err());
+    }
+
+    #[test]
+    fn says_where_dense_numbers_are_faster() {
+        let (mlp, data) = example();
+        let engine = Engine::build(&mlp, &Config::new(Format::Dense)).unwrap();
+        let mut report = report(&mlp, &engine, &data).unwrap();
+        (report.latency, report.batch_256) = (report.dense_latency, report.dense_batch_256);
+        assert!(!report.to_string().contains("slower here"));
+        report.latency.median_us = 1.5 * report.dense_latency.median_us;
+        assert_eq!(report.slower().map(|(call, _)| call).collect::<Vec<_>>(), ["one row"]);
+        let text = report.to_string();
+        assert!(text.contains("slower here  than all dense: one row 1.50 times; Auto::Latency"), "{text}");
     }
 }

@@ -44,20 +44,37 @@ pub struct Args {
     pub out: PathBuf,
 }
 
+/// All options, with their values and what they are for.
+const OPTIONS: [(&str, &str, &str); 4] = [
+    ("data", "DIR", "images as IDX files (default: the digits that travel with the repository)"),
+    ("seed", "N", "decides everything random (default: 1)"),
+    ("json", "", "prints one object for each row instead of a table"),
+    ("out", "DIR", "where models are saved (default: compressed)"),
+];
+
+/// The options of an example that only trains.
+pub const TRAINING: [&str; 2] = ["data", "seed"];
+
 impl Args {
-    /// Reads the command line; `--help` prints `about` and ends the program.
-    pub fn parse(about: &str) -> Result<Self, lexopt::Error> {
+    /// Reads the command line, of which only these `options` are taken; `--help` prints `about` and ends the program.
+    pub fn parse(about: &str, options: &[&str]) -> Result<Self, lexopt::Error> {
         let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits");
         let mut args = Self { data: digits, seed: 1, json: false, out: "compressed".into() };
         let mut parser = Parser::from_env();
         while let Some(arg) = parser.next()? {
             match arg {
+                Arg::Long(option) if option != "help" && !options.contains(&option) => {
+                    return Err(arg.unexpected());
+                }
                 Arg::Long("data") => args.data = parser.value()?.into(),
                 Arg::Long("seed") => args.seed = number(&mut parser, "--seed")?,
                 Arg::Long("json") => args.json = true,
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("help") | Arg::Short('h') => {
-                    println!("{about}\n\noptions: --data DIR  --seed N  (compress: --json  --out DIR)");
+                    println!("{about}\n");
+                    for (option, value, what) in OPTIONS.iter().filter(|(name, ..)| options.contains(name)) {
+                        println!("  --{:<10} {what}", format!("{option} {value}"));
+                    }
                     std::process::exit(0);
                 }
                 _ => return Err(arg.unexpected()),
