@@ -14,7 +14,7 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 use crate::error::{Error, Result};
-use crate::float::{check_finite, check_shape};
+use crate::float::{Float, check_finite, check_shape};
 use crate::nn::{Activation, Layer, Mlp};
 use crate::quantize::QuantParams;
 use crate::traits::Normalizer;
@@ -102,6 +102,21 @@ impl CodeParams {
     /// The code of `x`: ONNX's QuantizeLinear.
     pub fn quantize(self, x: f32) -> i32 {
         self.code(x / self.scale)
+    }
+
+    /// Puts the clip at the lowest and the highest code behind layers that end without limits of their own. A quantizer
+    /// leaves out ReLU, ReLU6 and Hardtanh, because the codes do their work, and nothing tells them apart afterwards:
+    /// a ReLU whose largest output was 6 has the codes of a ReLU6. The clip computes what the integers do in each
+    /// case. Behind an activation that is still there, the ends of the codes are calibration alone.
+    pub(crate) fn put_clip<F: Float>(self, layers: &mut Vec<Layer<F>>) {
+        let idle = |layer: &&Layer<F>| matches!(layer, Layer::Dropout(_) | Layer::GaussianNoise(_));
+        let last = layers.iter().rev().find(|layer| !idle(layer));
+        if let Some(Layer::Linear(_) | Layer::BatchNorm(_) | Layer::LayerNorm(_)) = last {
+            let number = |code: i32| f64::from(code - self.zero_point) * f64::from(self.scale);
+            let (min, max) = (number(self.qmin()), number(self.qmax()));
+            let most = f64::from(f32::MAX);
+            layers.push(Layer::Activation(Activation::Clip { min: min.max(-most), max: max.min(most) }));
+        }
     }
 
     /// The number that a code stands for: ONNX's DequantizeLinear.
@@ -336,8 +351,9 @@ impl QuantizedMlp {
         &self.layers
     }
 
-    /// The float network that the codes stand for; its activations are not rounded, nor clipped at the range that
-    /// was calibrated. The ReLUs that were part of that clip are layers again.
+    /// The float network that the codes stand for. Its activations are not rounded. Where codes follow a linear layer
+    /// or a norm, a [`Clip`](Activation::Clip) at the lowest and the highest code stands for the ReLU, ReLU6 or
+    /// Hardtanh that the codes have replaced.
     ///
     /// # Errors
     /// As [`Mlp::from_layers`].
@@ -346,11 +362,12 @@ impl QuantizedMlp {
         for layer in &self.layers {
             match layer {
                 QuantizedLayer::Real(layer) => layers.push(layer.clone()),
-                QuantizedLayer::Codes(_) => {}
+                QuantizedLayer::Codes(codes) => codes.put_clip(&mut layers),
                 QuantizedLayer::Linear(linear) => {
+                    linear.input.put_clip(&mut layers);
                     layers.push(Layer::Linear(linear.dequantized()?));
-                    if linear.output.is_some_and(CodeParams::clips_at_zero) {
-                        layers.push(Layer::Activation(Activation::Relu));
+                    if let Some(output) = linear.output {
+                        output.put_clip(&mut layers);
                     }
                 }
             }

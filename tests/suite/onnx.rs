@@ -4,10 +4,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use trimnet::engine::{Calibrator, QuantizedLayer, Target};
+use trimnet::engine::{
+    Calibrator, CodeParams, IntegerBias, QuantizedLayer, QuantizedLinear, QuantizedMlp, Target,
+};
 use trimnet::io::onnx::{BatchNorms, ExternalData, OnnxExporter, OnnxImporter, Tail, WeightCodes};
 use trimnet::ndarray::{Array2, array};
 use trimnet::nn::{Activation, Layer, Linear, Mlp};
+use trimnet::normalize::{BatchNorm, LayerNorm};
 use trimnet::rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 fn rng() -> Xoshiro256PlusPlus {
@@ -98,7 +101,7 @@ fn integers_come_back_as_the_same_integers() {
         let back = OnnxImporter::new().quantized_from_bytes(&bytes).unwrap().network;
         let x = inputs();
         assert_eq!(back.predict(x.view()).unwrap(), integers.predict(x.view()).unwrap());
-        // As floats: the numbers that the codes stand for, and the ReLUs that were clips.
+        // As floats: the numbers that the codes stand for, and clips where the codes were ReLUs.
         let floats = OnnxImporter::new().from_bytes::<f32>(&bytes).unwrap().network;
         let exact = integers.dequantized().unwrap();
         assert_eq!(kinds(&floats), kinds(&exact));
@@ -254,4 +257,73 @@ fn a_kill_at_any_moment_leaves_a_whole_model() {
         assert!((0..2).any(|which| network == large(which)), "round {round}");
     }
     fs::remove_dir_all(&folder).unwrap();
+}
+
+/// One integer layer from one input to three outputs of this range, then one from these to a float.
+fn rounded_to(output: CodeParams, split: bool) -> QuantizedMlp {
+    let input = CodeParams::new(0.1, 128, false).unwrap();
+    let bias = || IntegerBias::Codes(array![0, 7, -9]);
+    let own = (!split).then_some(output);
+    let first =
+        QuantizedLinear::new(array![[100], [-100], [50]], array![0.02, 0.02, 0.03], bias(), input, own);
+    let second =
+        QuantizedLinear::new(array![[90, 60, -120]], array![0.01], IntegerBias::None, output, None).unwrap();
+    let first = QuantizedLayer::Linear(first.unwrap());
+    QuantizedMlp::new(1, vec![first, QuantizedLayer::Linear(second)]).unwrap()
+}
+
+#[test]
+fn relu6_and_hardtanh_that_became_codes_are_clips_in_floats() {
+    let x = Array2::from_shape_fn((41, 1), |(i, _)| i as f32 * 0.6 - 12.0);
+    let of = |scale, zero_point, signed| CodeParams::new(scale, zero_point, signed).unwrap();
+    for (output, min, max) in [
+        (of(6.0 / 255.0, 0, false), 0.0, 6.0),              // relu6
+        (of(6.0 / 255.0, -128, true), 0.0, 6.0),            // relu6
+        (of(2.0 / 254.0, 127, false), -1.0, 128.0 / 127.0), // hardtanh
+        (of(0.2, 0, false), 0.0, 51.0),                     // relu
+    ] {
+        for split in [false, true] {
+            let integers = rounded_to(output, split);
+            let exporter = OnnxExporter::new().quantized(&integers, Target::OnnxRuntime).unwrap();
+            let read = OnnxImporter::new().from_bytes::<f32>(&exporter.to_bytes().unwrap()).unwrap();
+            let exact = integers.predict(x.view()).unwrap();
+            for floats in [read.network, integers.dequantized().unwrap()] {
+                let clip = match floats.layers()[1] {
+                    Layer::Activation(Activation::Clip { min, max }) => (min, max),
+                    ref other => panic!("{other:?}"),
+                };
+                assert!((clip.0 - min).abs() < 1e-5 && (clip.1 - max).abs() < 1e-5, "{clip:?}");
+                assert_eq!(floats.layers().len(), 3, "no clip behind the end or before the begin");
+                // Half a step of each of the three codes, and of the input's.
+                let allowed = 0.5 * output.scale() * 2.7 + 0.05 * (2.0 * 0.9 + 2.0 * 0.6 + 1.5 * 1.2);
+                let difference = floats.predict(x.view()).unwrap() - &exact;
+                assert!(difference.iter().all(|d| d.abs() <= allowed), "{output:?} {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn settings_that_f32_cannot_hold_are_refused() {
+    let linear = || Layer::Linear(Linear::new(array![[1.0_f64]], None).unwrap());
+    let export = |layer| {
+        let mlp = Mlp::from_layers(1, vec![linear(), layer]).unwrap();
+        let exporter = OnnxExporter::new().with_batch_norms(BatchNorms::Keep);
+        Ok::<_, trimnet::Error>(exporter.float(&mlp)?.to_bytes().unwrap())
+    };
+    let norm = Layer::LayerNorm(LayerNorm::new(1).unwrap().with_eps(1e-50).unwrap());
+    let batch_norm =
+        BatchNorm::from_parts(array![1.0], array![0.0], array![0.0], array![1.0], 1e-50).unwrap();
+    for (layer, reason) in [
+        (norm, "eps is 0.00000000000000000000000000000000000000000000000001, allowed is 1.2e-38 or more"),
+        (Layer::BatchNorm(batch_norm), "allowed is 1.2e-38 or more"),
+        (Layer::Activation(Activation::Elu(1e300)), "alpha of elu is 1000"),
+        (Layer::Activation(Activation::LeakyRelu(-1e300)), "slope of leaky relu is -1000"),
+    ] {
+        let error = export(layer).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    let clip = Layer::Activation(Activation::Clip { min: 0.0, max: 1e300 });
+    let back = OnnxImporter::new().from_bytes::<f64>(&export(clip).unwrap()).unwrap().network;
+    assert_eq!(back.layers()[1], Layer::Activation(Activation::Relu));
 }

@@ -19,9 +19,11 @@ use crate::normalize::{BatchNorm, BnConvention, LayerNorm};
 
 impl OnnxExporter {
     /// The network in floats. Numbers of an `f64` network are rounded to `f32`, which is what runtimes compute in.
+    /// ONNX has no place for masks: a pruned network comes back with its zeros, free to move.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for an `f64` beyond the range of `f32`, or a folded weight that overflows.
+    /// [`Error::NotFinite`] for an `f64` beyond the range of `f32`, or a folded weight that overflows;
+    /// [`Error::OutOfRange`] for a setting that `f32` cannot hold, as an `eps` of 1e-50.
     pub fn float<F: Float>(&self, mlp: &Mlp<F>) -> Result<OnnxModel> {
         let folded;
         let mlp = match self.batch_norms {
@@ -65,7 +67,7 @@ pub(super) fn put_layer<F: Float>(
         Layer::Linear(linear) => put_linear(graph, index, linear, x)?,
         Layer::BatchNorm(norm) => put_batch_norm(graph, index, norm, x)?,
         Layer::LayerNorm(norm) => put_layer_norm(graph, index, norm, x)?,
-        Layer::Activation(activation) => put_activation(graph, *activation, x),
+        Layer::Activation(activation) => put_activation(graph, *activation, x)?,
         Layer::Dropout(_) | Layer::GaussianNoise(_) => x.to_owned(),
     })
 }
@@ -83,6 +85,24 @@ pub(super) fn rounded<'a, F: Float>(
         Err(Error::NotFinite { what, index: vec![index], value: value.into() })
     };
     x.into_iter().enumerate().map(round).collect()
+}
+
+/// A setting in `f32`.
+fn setting(name: &'static str, value: f64) -> Result<f32> {
+    let rounded = value as f32;
+    if rounded.is_finite() {
+        return Ok(rounded);
+    }
+    Err(Error::OutOfRange { name, value, range: "within the range of f32" })
+}
+
+/// The `eps` of a norm in `f32`, where readers want it to be above 0 too.
+fn eps(value: f64) -> Result<f32> {
+    let rounded = setting("eps", value)?;
+    if rounded.is_normal() {
+        return Ok(rounded);
+    }
+    Err(Error::OutOfRange { name: "eps", value, range: "1.2e-38 or more, the least normal f32" })
 }
 
 fn put_linear<F: Float>(graph: &mut Builder, index: usize, linear: &Linear<F>, x: &str) -> Result<String> {
@@ -120,7 +140,7 @@ fn put_batch_norm<F: Float>(
         (BnConvention::Onnx, Some(momentum)) => momentum,
         (_, Some(momentum)) => 1.0 - momentum,
     };
-    let attributes = vec![float("epsilon", norm.eps() as f32), float("momentum", momentum as f32)];
+    let attributes = vec![float("epsilon", eps(norm.eps())?), float("momentum", momentum as f32)];
     Ok(graph.node("BatchNormalization", &[x, &gamma, &beta, &mean, &var], attributes))
 }
 
@@ -136,17 +156,25 @@ fn put_layer_norm<F: Float>(
     };
     let (gamma, beta) = (norm.gamma(), norm.beta());
     let (gamma, beta) = (put("weight", &gamma)?, put("bias", &beta)?);
-    let attributes = vec![int("axis", -1), float("epsilon", norm.eps() as f32)];
+    let attributes = vec![int("axis", -1), float("epsilon", eps(norm.eps())?)];
     Ok(graph.node("LayerNormalization", &[x, &gamma, &beta], attributes))
 }
 
-fn put_activation(graph: &mut Builder, activation: Activation, x: &str) -> String {
-    match activation {
+fn put_activation(graph: &mut Builder, activation: Activation, x: &str) -> Result<String> {
+    Ok(match activation {
         Activation::Relu => graph.node("Relu", &[x], Vec::new()),
-        Activation::LeakyRelu(slope) => graph.node("LeakyRelu", &[x], vec![float("alpha", slope as f32)]),
-        Activation::Elu(alpha) => graph.node("Elu", &[x], vec![float("alpha", alpha as f32)]),
+        Activation::LeakyRelu(slope) => {
+            graph.node("LeakyRelu", &[x], vec![float("alpha", setting("slope of leaky relu", slope)?)])
+        }
+        Activation::Elu(alpha) => {
+            graph.node("Elu", &[x], vec![float("alpha", setting("alpha of elu", alpha)?)])
+        }
         Activation::Clip { min, max } => {
-            let (min, max) = (graph.scalar("min", min as f32), graph.scalar("max", max as f32));
+            // Beyond the largest number there is nothing to clip.
+            let most = f64::from(f32::MAX);
+            let min = setting("lower bound of clip", min.max(-most))?;
+            let max = setting("upper bound of clip", max.min(most))?;
+            let (min, max) = (graph.scalar("min", min), graph.scalar("max", max));
             graph.node("Clip", &[x, &min, &max], Vec::new())
         }
         Activation::Tanh => graph.node("Tanh", &[x], Vec::new()),
@@ -173,7 +201,7 @@ fn put_activation(graph: &mut Builder, activation: Activation, x: &str) -> Strin
             let tanh = graph.node("Tanh", &[&sum], Vec::new());
             put_gate(graph, x, &tanh)
         }
-    }
+    })
 }
 
 /// `x * (1 + gate) * 0.5`

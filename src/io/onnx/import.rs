@@ -71,7 +71,11 @@ impl OnnxImporter {
     }
 
     /// Reads a network in floats. Quantized weights become the floats that they stand for; rounded activations are
-    /// not rounded.
+    /// not rounded. Where codes follow a linear layer or a norm, they become a clip at the lowest and the highest code:
+    /// ONNX Runtime's quantizer leaves out ReLU, ReLU6 and Hardtanh there, and leaves nothing that tells them apart.
+    ///
+    /// Batch norms that were exported in training mode are refused; a dropout is read as one in either mode, which
+    /// does nothing when the network predicts.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses; otherwise as [`from_bytes`](Self::from_bytes).

@@ -31,13 +31,8 @@ pub(super) fn to_mlp<F: Float>(steps: &Steps<F>, at: usize) -> Result<Imported<M
     let mut layers = Vec::with_capacity(path.len());
     for step in &path {
         match &step.kind {
-            // A quantizer leaves out the ReLU that the clip at the lowest code is.
-            Kind::Codes(params)
-                if params.clips_at_zero() && matches!(layers.last(), Some(Layer::Linear(_))) =>
-            {
-                layers.push(Layer::Activation(Activation::Relu));
-            }
-            Kind::Input | Kind::Codes(_) | Kind::Tail(_) => {}
+            Kind::Codes(params) => params.put_clip(&mut layers),
+            Kind::Input | Kind::Tail(_) => {}
             Kind::Layer(layer) => layers.push(layer.clone()),
             Kind::Linear { linear, .. } => layers.push(Layer::Linear(linear.clone())),
         }

@@ -58,7 +58,10 @@ pub enum BatchNorms {
     /// They are part of the linear layers beside them: fewer nodes.
     #[default]
     Fold,
-    /// They stay nodes, so that the network can be trained on after it has been read back.
+    /// They stay nodes, so that the network can be trained on after it has been read back. What comes back follows
+    /// ONNX: the running variance takes in the population variance of a batch where PyTorch takes the sample's, and a
+    /// norm that averages over all batches (no momentum) gets the momentum 0.9. The running statistics are the same
+    /// until training goes on.
     Keep,
 }
 
