@@ -216,3 +216,120 @@ fn cut_anywhere_a_model_is_refused_or_a_network() {
     }
     assert_eq!(OnnxImporter::new().from_bytes::<f32>(&bytes).unwrap().network, mlp);
 }
+
+/// A number of the wire format.
+fn varint(mut x: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while x >= 128 {
+        out.push(x as u8 | 128);
+        x >>= 7;
+    }
+    out.push(x as u8);
+    out
+}
+
+/// One node of a graph.
+fn node(op: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let mut node: Vec<u8> = inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
+    node.extend(field(2, output.as_bytes()));
+    node.extend(field(4, op.as_bytes()));
+    node.extend(attributes.iter().flat_map(|attribute| field(5, attribute)));
+    field(1, &node)
+}
+
+/// An initializer of this type and shape.
+fn initializer(name: &str, element: u8, shape: &[u64], raw: &[u8]) -> Vec<u8> {
+    let mut tensor: Vec<u8> = shape.iter().flat_map(|&dim| [vec![0x08], varint(dim)].concat()).collect();
+    tensor.extend([0x10, element]);
+    tensor.extend(field(8, name.as_bytes()));
+    tensor.extend(field(9, raw));
+    field(5, &tensor)
+}
+
+fn floats(name: &str, shape: &[u64], values: &[f32]) -> Vec<u8> {
+    initializer(name, 1, shape, &values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// An attribute of one integer or of several.
+fn ints(name: &str, kind: u8, values: &[i64]) -> Vec<u8> {
+    let tag = if kind == 2 { 0x18 } else { 0x40 };
+    let values = values.iter().flat_map(|&x| [vec![tag], varint(x as u64)].concat());
+    [field(1, name.as_bytes()), values.collect(), vec![0xa0, 0x01, kind]].concat()
+}
+
+/// A model from `x`, `width` wide, to `y`.
+fn model(width: u64, parts: &[Vec<u8>]) -> Vec<u8> {
+    let batch = field(1, &field(2, b"N"));
+    let width = field(1, &[vec![0x08], varint(width)].concat());
+    let tensor_type = field(1, &[vec![0x08, 1], field(2, &[batch, width].concat())].concat());
+    let input = field(11, &[field(1, b"x"), field(2, &tensor_type)].concat());
+    let graph = [parts.concat(), input, field(12, &field(1, b"y"))].concat();
+    [field(7, &graph), field(8, &[0x10, 17])].concat()
+}
+
+#[test]
+fn a_width_that_no_tensor_has_costs_no_memory() {
+    let (two, weight) = (floats("two", &[], &[2.0]), floats("w", &[3, 2], &[1.0; 6]));
+    let nodes = [
+        node("Mul", &["x", "two"], "a", &[]),
+        node("Relu", &["a"], "r", &[]),
+        node("MatMul", &["r", "w"], "y", &[]),
+    ];
+    for width in [1 << 33, 1 << 62] {
+        let error = bytes_refused(&model(width, &[nodes.concat(), two.clone(), weight.clone()]));
+        assert!(error.contains("than a file of this size justifies"), "{error}");
+    }
+    let three = model(3, &[nodes.concat(), two.clone(), weight.clone()]);
+    assert!(OnnxImporter::new().from_bytes::<f32>(&three).is_ok());
+
+    let mean = |input, output| {
+        node("ReduceMean", &[input], output, &[ints("axes", 7, &[-1]), ints("keepdims", 2, &[1])])
+    };
+    let norm = [
+        mean("x", "mean"),
+        node("Sub", &["x", "mean"], "centred", &[]),
+        node("Pow", &["centred", "two"], "square", &[]),
+        mean("square", "var"),
+        node("Add", &["var", "eps"], "sum", &[]),
+        node("Sqrt", &["sum"], "std", &[]),
+        node("Div", &["centred", "std"], "n", &[]),
+        node("MatMul", &["n", "w"], "y", &[]),
+        floats("eps", &[], &[1e-5]),
+        two,
+        weight,
+    ];
+    for width in [1 << 33, 1 << 61, 1 << 62] {
+        let error = bytes_refused(&model(width, &norm));
+        assert!(error.contains("than a file of this size justifies"), "{error}");
+    }
+    assert!(OnnxImporter::new().from_bytes::<f32>(&model(3, &norm)).is_ok());
+}
+
+#[test]
+fn a_constant_for_many_products_has_to_be_worth_it() {
+    let mut parts = vec![floats("c", &[4096], &[1.0; 4096])];
+    parts.extend((0..5000).map(|i| node("Mul", &[&format!("v{i}"), "c"], &format!("v{}", i + 1), &[])));
+    parts.push(node("Identity", &["x"], "v0", &[]));
+    parts.push(node("Relu", &["v5000"], "y", &[]));
+    let error = bytes_refused(&model(4096, &parts));
+    assert!(error.contains("than a file of this size justifies"), "{error}");
+}
+
+#[test]
+fn empty_constants_of_any_shape_are_refused_at_once() {
+    let axis = |axis| [ints("axis", 2, &[axis])];
+    let product = node("MatMul", &["x", "w"], "y", &[]);
+    for (shape, scales) in [([0, 1 << 40, 1 << 40], 2), ([0, 1 << 33, 1 << 31], 0)] {
+        let parts = [
+            node("DequantizeLinear", &["q", "s"], "w", &axis(0)),
+            product.clone(),
+            initializer("q", 3, &shape, &[]),
+            floats("s", &[scales], &vec![1.0; scales as usize]),
+        ];
+        let error = bytes_refused(&model(3, &parts));
+        assert!(error.contains("are empty"), "{error}");
+    }
+    let parts = [node("Transpose", &["z"], "w", &[]), product, floats("z", &[0, 1 << 60], &[])];
+    let error = bytes_refused(&model(3, &parts));
+    assert!(error.contains("is empty") || error.contains("a weight for"), "{error}");
+}

@@ -110,6 +110,10 @@ fn transpose(node: Node<'_>, x: &Tensor) -> Result<Tensor> {
         );
     };
     let (rows, columns) = (*rows, *columns);
+    if x.len() == 0 {
+        // The other axis may be of any length.
+        return Ok(Tensor::new(vec![columns, rows], x.numbers.clone()));
+    }
     let order: Vec<usize> = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).collect();
     let origin = x.origin.as_ref().map(|origin| {
         Rc::new(Origin {
@@ -212,6 +216,10 @@ fn dequantize(
     zero_point: Option<&Rc<Tensor>>,
 ) -> Result<Tensor> {
     let scale = scale.ok_or_else(|| node.malformed("it has no scale"))?;
+    // From here on, lengths of axes and their products are no larger than the number of codes.
+    if x.len() == 0 {
+        return Err(node.malformed(format!("its codes of shape {:?} are empty", x.dims)));
+    }
     let scales: Vec<f32> = match &scale.numbers {
         Numbers::F32(scales) => scales.clone(),
         _ => return Err(node.unsupported("scales of another type than FLOAT")),

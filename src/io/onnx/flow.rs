@@ -75,6 +75,14 @@ impl Coefficient {
         }
     }
 
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Each(all) => size_of_val::<[f64]>(all),
+        }
+    }
+
     fn array<F: Float>(&self, width: usize) -> Option<Array1<F>> {
         match self {
             Self::One(a) => Some(Array1::from_elem(width, F::of(*a))),
@@ -253,6 +261,8 @@ impl<F: Float> Steps<F> {
             (_, _, width) => width,
         };
         let width = width.ok_or_else(|| node.unsupported("the number of features is not known here"))?;
+        // The width may be what the graph says of its input, with no tensor of that size in the file.
+        self.spend(node, width.saturating_mul(4 * F::BYTES))?;
         let arrays = flow.scale.array::<F>(width).zip(flow.shift.array::<F>(width));
         let (scale, shift) = arrays.ok_or_else(|| {
             node.malformed(format!("constants of another length than the {width} features"))

@@ -35,7 +35,8 @@ impl<F: Float> Operator<'_, '_, '_, F> {
                 Ok(Value::Gate(Gate { at: a.at, form }))
             }
             (Some(Some(_)), Some(Some(_))) => Err(node.unsupported(
-                "both its inputs depend on the input of the network; that is read as a part of gelu only",
+                "both its inputs depend on the input of the network; that is read as a part of gelu or a layer \
+                 norm only: sums of a residual network and SiLU, x * sigmoid(x), are not supported",
             )),
             _ => Err(node.malformed("it needs two inputs")),
         }
@@ -52,7 +53,7 @@ impl<F: Float> Operator<'_, '_, '_, F> {
             }
             ("Div", Form::Centred, Form::Deviation(eps)) if a.at == b.at => {
                 let width = self.reader.steps.width(a.at).ok_or_else(unknown)?;
-                self.reader.steps.spend(node, 2 * width * F::BYTES)?;
+                self.reader.steps.spend(node, width.saturating_mul(2 * F::BYTES))?;
                 let norm = LayerNorm::new(width).and_then(|norm| norm.with_eps(eps));
                 self.layer(a.at, Layer::LayerNorm(norm.map_err(|error| node.malformed(error))?))
             }
@@ -153,6 +154,7 @@ impl<F: Float> Operator<'_, '_, '_, F> {
         if !finite(&flow.scale) || !finite(&flow.shift) {
             return Err(node.malformed("its constants lead to a number that is not finite"));
         }
+        self.reader.steps.spend(node, flow.scale.bytes().saturating_add(flow.shift.bytes()))?;
         Ok(Value::Flow(flow))
     }
 
