@@ -16,6 +16,14 @@ use crate::regularize::Dropout;
 impl<F: Float> Operator<'_, '_, '_, F> {
     pub(super) fn batch_norm(&mut self) -> Result<Value> {
         let node = self.node;
+        // Before operator set 14, the outputs of new statistics say so.
+        let outputs = node.proto.output.iter().filter(|output| !output.is_empty()).count();
+        if node.int("training_mode", 0)? != 0 || node.opset < 14 && outputs > 1 {
+            return Err(node.unsupported(
+                "it is in training mode, where it takes mean and variance of each batch; export the network in eval \
+                 mode",
+            ));
+        }
         let at = self.step(0)?;
         let flat = self.reader.steps.get(at).features.as_ref().is_none_or(|features| features.len() == 1);
         if !flat {
@@ -62,18 +70,21 @@ impl<F: Float> Operator<'_, '_, '_, F> {
         self.layer(at, Layer::LayerNorm(norm))
     }
 
-    /// `(x - offset) * scale`, the standardization of scikit-learn.
+    /// `(x - offset) * scale`, the standardization of scikit-learn; either may be one number for all features.
     pub(super) fn scaler(&mut self) -> Result<Value> {
         let node = self.node;
         let at = self.step(0)?;
-        let of = |floats: &[f32]| Array1::from_iter(floats.iter().map(|&x| F::of(x.into())));
-        let (offset, scale) = (of(node.floats("offset")?), of(node.floats("scale")?));
-        let (beta, var) = (Array1::zeros(scale.len()), Array1::ones(scale.len()));
-        let norm =
-            BatchNorm::from_parts(scale, beta, offset, var, 1e-30).map_err(|error| node.malformed(error))?;
-        if let Some(width) = self.reader.steps.width(at).filter(|&width| width != norm.features()) {
-            return Err(node.malformed(format!("{} scales, where {width} features arrive", norm.features())));
-        }
+        let (offset, scale) = (node.floats("offset")?, node.floats("scale")?);
+        let n = self.reader.steps.width(at).unwrap_or(offset.len().max(scale.len()));
+        self.reader.steps.spend(node, n.saturating_mul(4 * F::BYTES))?;
+        let of = |floats: &[f32], what: &str| match floats {
+            [one] => Ok(Array1::from_elem(n, F::of((*one).into()))),
+            all if all.len() == n => Ok(all.iter().map(|&x| F::of(x.into())).collect()),
+            all => Err(node.malformed(format!("{} {what}, where {n} features arrive", all.len()))),
+        };
+        let (offset, scale) = (of(offset, "offsets")?, of(scale, "scales")?);
+        let norm = BatchNorm::from_parts(scale, Array1::zeros(n), offset, Array1::ones(n), 1e-30)
+            .map_err(|error| node.malformed(error))?;
         self.layer(at, Layer::BatchNorm(norm))
     }
 
@@ -124,6 +135,7 @@ impl<F: Float> Operator<'_, '_, '_, F> {
         Ok(Value::Flow(Flow::of(self.reader.steps.push(at, Kind::Tail(tail), None))))
     }
 
+    /// A dropout, whether the graph was exported in training mode or not.
     pub(super) fn dropout(&mut self) -> Result<Value> {
         let ratio = match self.constant(1)? {
             Some(ratio) => ratio.float(),
@@ -173,5 +185,87 @@ impl<F: Float> Operator<'_, '_, '_, F> {
         }
         self.reader.steps.not_after_tail(node, *at)?;
         Ok(Value::Flow(Flow::of(self.reader.steps.push(*at, Kind::Codes(*params), None))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::onnx::OnnxImporter;
+    use crate::io::onnx::build::{Builder, int};
+    use crate::io::onnx::proto::{AttributeProto, ModelProto, attribute_type};
+    use ndarray::array;
+    use prost::Message;
+
+    /// A network of four features whose first node is `put` here.
+    fn model(opset: i64, put: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
+        let mut graph = Builder::new(opset);
+        let x = graph.input("x", 4);
+        let y = put(&mut graph, &x);
+        let weight = graph.floats("w", &[4, 1], &[1.0, 10.0, 100.0, 1000.0]);
+        let y = graph.node("MatMul", &[&y, &weight], Vec::new());
+        graph.output(&y, "y", 1)
+    }
+
+    fn read(model: &ModelProto) -> Result<crate::nn::Mlp<f32>> {
+        Ok(OnnxImporter::new().from_bytes(&model.encode_to_vec())?.network)
+    }
+
+    #[test]
+    fn a_batch_norm_in_training_mode_is_refused() {
+        let norm = |graph: &mut Builder, x: &str, training| {
+            let put = |graph: &mut Builder, name: &str| graph.floats(name, &[4], &[1.0; 4]);
+            let [gamma, beta, mean, var] = ["gamma", "beta", "mean", "var"].map(|name| put(graph, name));
+            graph.node("BatchNormalization", &[x, &gamma, &beta, &mean, &var], training)
+        };
+        for (opset, mode) in [(17, 0), (17, 1), (13, 0)] {
+            let attributes = if opset < 14 { Vec::new() } else { vec![int("training_mode", mode)] };
+            let mut model = model(opset, |graph, x| norm(graph, x, attributes));
+            if opset < 14 {
+                let node = &mut model.graph.as_mut().unwrap().node[0];
+                node.output.extend(["m", "v", "", ""].map(String::from));
+            }
+            match read(&model) {
+                Ok(mlp) => assert!(mode == 0 && opset == 17 && mlp.layers().len() == 2),
+                Err(error) => {
+                    assert!(mode == 1 || opset == 13, "{error}");
+                    assert!(error.to_string().contains("export the network in eval mode"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dropout_in_training_mode_is_one_when_the_network_trains() {
+        let dropout = |graph: &mut Builder, x: &str| {
+            let (ratio, training) = (graph.scalar("ratio", 0.25), "training".to_string());
+            graph.tensor(training.clone(), crate::io::onnx::proto::data_type::BOOL, &[], vec![1]);
+            graph.node("Dropout", &[x, &ratio, &training], Vec::new())
+        };
+        let mlp = read(&model(17, dropout)).unwrap();
+        assert!(matches!(&mlp.layers()[0], Layer::Dropout(dropout) if dropout.p() == 0.25));
+        assert_eq!(mlp.predict(array![[1.0, 2.0, 3.0, 4.0]].view()).unwrap(), array![[4321.0]]);
+    }
+
+    #[test]
+    fn a_scaler_has_one_number_for_all_features_or_one_for_each() {
+        let scaler = |offset: &[f32], scale: &[f32]| {
+            let floats = |name: &str, floats: &[f32]| AttributeProto {
+                name: name.into(),
+                floats: floats.to_vec(),
+                r#type: attribute_type::FLOATS,
+                ..AttributeProto::default()
+            };
+            let attributes = vec![floats("offset", offset), floats("scale", scale)];
+            let mut model = model(17, |graph, x| graph.node("Scaler", &[x], attributes));
+            model.graph.as_mut().unwrap().node[0].domain = "ai.onnx.ml".into();
+            read(&model)?.predict(array![[1.0, 2.0, 3.0, 4.0]].view())
+        };
+        let each = [1.0, 2.0, 3.0, 4.0];
+        assert_eq!(scaler(&[1.0], &[2.0]).unwrap(), array![[6420.0]]);
+        assert_eq!(scaler(&[1.0], &each).unwrap(), array![[12_620.0]]);
+        assert_eq!(scaler(&each, &[5.0]).unwrap(), array![[0.0]]);
+        let error = scaler(&[1.0, 2.0], &each).unwrap_err().to_string();
+        assert!(error.contains("2 offsets, where 4 features arrive"), "{error}");
     }
 }
