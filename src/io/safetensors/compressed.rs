@@ -11,6 +11,9 @@
 //!
 //! Packed integers are `code + 2^(bits - 1)`, the first in the lowest bits of the first word; each row begins with a word
 //! of its own. Zero points are packed likewise, along the outputs. Version 0.20 of the package.
+//!
+//! A file does not say its bits; the number of words does, but for 4 inputs and fewer, which take one word in either width.
+//! There bits beyond those of 4-bit codes tell, and 8 bits are not written packed.
 
 use ndarray::{Array2, Ix2};
 use serde_json::{Value, json};
@@ -55,7 +58,7 @@ impl SafeTensors {
     ///
     /// # Errors
     /// [`Error::Unsupported`] unless the scheme has signed codes of 8 bits (or, packed, 4) and one scale for each output or
-    /// for groups of inputs that divide their number.
+    /// for groups of inputs that divide their number, and for packed 8 bits of 4 inputs or fewer.
     pub fn insert_quantized<F: Float>(
         &mut self,
         module: &str,
@@ -111,7 +114,7 @@ impl SafeTensors {
     ///
     /// # Errors
     /// [`Error::Format`] if a tensor is missing or does not fit the others; [`Error::Unsupported`] for bits other than 4
-    /// and 8.
+    /// and 8, and for groups of inputs that do not stand side by side (`weight_g_idx`, activation order).
     pub fn quantized(&self, module: &str) -> Result<QuantizedTensor<f32, Ix2>> {
         let wrong = |reason: String| malformed(format!("the quantized weight of {module:?}: {reason}"));
         let scales = self.get(&format!("{module}.weight_scale"))?;
@@ -143,6 +146,16 @@ impl SafeTensors {
                 return Err(wrong(format!("scales of shape {:?} for {:?}", scales.shape(), codes.shape())));
             }
         };
+        if let Some(order) = self.find(&format!("{module}.weight_g_idx")) {
+            let size = match granularity {
+                Granularity::PerGroup { size, .. } => size,
+                _ => inputs,
+            };
+            check_order(order, inputs, size).map_err(|error| match error {
+                Error::Format { .. } => wrong(reason(error)),
+                other => other,
+            })?;
+        }
         let points = match self.find(&format!("{module}.weight_zero_point")) {
             None => None,
             Some(points) if points.dtype() == Dtype::I32 => {
@@ -187,6 +200,10 @@ fn groups(scheme: &Scheme, packing: Packing, inputs: usize) -> Result<usize> {
             return Err(refused(format!("{bits} bits {sign}; it has 8 bits signed and, packed, 4")));
         }
     }
+    if packing == Packing::Packed && !tells_bits(inputs) && scheme.bits() == 8 {
+        let reason = format!("8 bits of {inputs} inputs packed look like 4 bits; store them plain");
+        return Err(refused(reason));
+    }
     match scheme.granularity() {
         Granularity::PerChannel { axis: 0 } => Ok(1),
         Granularity::PerGroup { axis: 1, size } if inputs.is_multiple_of(size) => Ok(inputs / size),
@@ -200,6 +217,11 @@ fn groups(scheme: &Scheme, packing: Packing, inputs: usize) -> Result<usize> {
 /// 32-bit words of a row.
 pub(crate) fn words(codes: usize, bits: u8) -> usize {
     (codes * usize::from(bits)).div_ceil(32)
+}
+
+/// Whether the number of words in a row tells 4 bits from 8: from 5 inputs on, and where there are none to be told apart.
+pub(crate) fn tells_bits(inputs: usize) -> bool {
+    inputs == 0 || words(inputs, 4) != words(inputs, 8)
 }
 
 /// Appends one row of codes of 4 or 8 bits, offset by half their range, filled up to whole words.
@@ -229,14 +251,18 @@ pub(crate) fn shape_tensor(out: usize, inputs: usize) -> Result<Tensor> {
 fn unpack(packed: TensorView<'_>, [out, inputs]: [usize; 2]) -> Result<(u8, Array2<i32>), String> {
     let (shape, dtype) = (packed.shape(), packed.dtype());
     let fits = |bits: &u8| dtype == Dtype::I32 && shape == [out, words(inputs, *bits)];
-    // Up to 4 codes have one word in either width; nobody packs them in 8 bits, which `plain` has without waste.
-    let bits = [4, 8].into_iter().find(fits).ok_or_else(|| {
+    let mut bits = [4, 8].into_iter().find(fits).ok_or_else(|| {
         format!("words of shape {shape:?} of {dtype} are not [{out}, {inputs}] codes of 4 or 8 bits")
     })?;
     let width = words(inputs, bits);
     let (words, _) = packed.bytes().as_chunks::<4>();
+    // Nobody fills up a word of 4-bit codes with anything but zeros.
+    if !tells_bits(inputs) && words.iter().any(|&word| u32::from_le_bytes(word) >> (4 * inputs) != 0) {
+        bits = 8;
+    }
+    let per_word = 32 / usize::from(bits);
     let codes = Array2::from_shape_fn((out, inputs), |(row, column)| {
-        code(&words[row * width..(row + 1) * width], bits, column)
+        code(words.get(row * width + column / per_word), bits, column)
     });
     Ok((bits, codes))
 }
@@ -252,20 +278,42 @@ fn unpack_points(packed: TensorView<'_>, bits: u8, scales: &[usize]) -> Result<V
         return Err(format!("zero points of shape {:?} for scales of shape {scales:?}", packed.shape()));
     }
     let (words, _) = packed.bytes().as_chunks::<4>();
+    let per_word = 32 / usize::from(bits);
     let mut points = Vec::with_capacity(out * groups);
     for row in 0..out {
         for group in 0..groups {
-            let column: Vec<[u8; 4]> = (0..height).map(|i| words[i * groups + group]).collect();
-            points.push(code(&column, bits, row));
+            points.push(code(words.get(row / per_word * groups + group), bits, row));
         }
     }
     Ok(points)
 }
 
-/// The `i`-th code of a row of words that has so many.
-fn code(words: &[[u8; 4]], bits: u8, i: usize) -> i32 {
+/// Refuses groups other than `size` inputs side by side. The package writes -1 where it has no order.
+fn check_order(order: TensorView<'_>, inputs: usize, size: usize) -> Result<()> {
+    let groups = order.to_codes()?;
+    if groups.shape() != [inputs] {
+        let shape = groups.shape();
+        return Err(malformed(format!("a group index of shape {shape:?} for {inputs} inputs")));
+    }
+    let unset = groups.iter().all(|&group| group == -1);
+    let moved = groups.iter().enumerate().find(|&(i, &group)| usize::try_from(group).ok() != Some(i / size));
+    match moved {
+        Some((i, group)) if !unset => Err(Error::Unsupported {
+            what: "the compressed-tensors layout",
+            reason: format!(
+                "input {i} has the scale of group {group}; inputs in another order than that of their groups, here \
+                 {}, are not read",
+                i / size
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The `i`-th code of a row, in the word that holds it.
+fn code(word: Option<&[u8; 4]>, bits: u8, i: usize) -> i32 {
     let per_word = 32 / usize::from(bits);
-    let word = u32::from_le_bytes(words.get(i / per_word).copied().unwrap_or_default());
+    let word = u32::from_le_bytes(word.copied().unwrap_or_default());
     let code = word >> (i % per_word * usize::from(bits)) & ((1 << bits) - 1);
     code as i32 - (1 << (bits - 1))
 }
@@ -379,6 +427,60 @@ mod tests {
         assert!(error(Scheme::symmetric(3).unwrap().per_channel(0), Packing::Packed).contains("3 bits"));
         assert!(error(Scheme::default().per_group(1, 8).unwrap(), Packing::Packed).contains("groups of 8"));
         assert!(error(Scheme::default().per_channel(1), Packing::Packed).contains("axis: 1"));
+    }
+
+    #[test]
+    fn few_inputs_come_back_in_their_own_bits() {
+        let plain = ndarray::array![[1.0f32, -2.0, 3.0, 0.5], [0.1, 0.2, -0.3, 0.4]];
+        for inputs in 1..=5 {
+            let weight = Array2::from_shape_fn((2, inputs), |(i, j)| plain[[i, j % 4]]);
+            let compress = |bits| {
+                let scheme = Scheme::symmetric(bits).unwrap().per_channel(0);
+                UniformQuantizer::new(scheme).compress(weight.view()).unwrap()
+            };
+            let (int4, int8) = (compress(4), compress(8));
+            let back = |quantized, packing| {
+                let mut file = SafeTensors::new();
+                file.insert_quantized("p", quantized, packing).map(|()| file.quantized("p").unwrap().codes())
+            };
+            assert_eq!(back(&int4, Packing::Packed).unwrap(), int4.codes());
+            assert_eq!(back(&int8, Packing::Plain).unwrap(), int8.codes());
+            match back(&int8, Packing::Packed) {
+                Ok(codes) => assert!(inputs == 5 && codes == int8.codes()),
+                Err(error) => {
+                    let text = format!("8 bits of {inputs} inputs packed look like 4 bits; store them plain");
+                    assert!(inputs < 5 && error.to_string().contains(&text), "{error}");
+                }
+            }
+            // As another program may pack them.
+            let mut file = SafeTensors::new();
+            file.insert_quantized("p", &int8, Packing::Plain).unwrap();
+            let mut bytes = Vec::new();
+            int8.codes().rows().into_iter().for_each(|row| pack_row(row.iter().copied(), 8, &mut bytes));
+            let packed = Tensor::new(Dtype::I32, vec![2, inputs.div_ceil(4)], bytes).unwrap();
+            file.insert("p.weight_packed", packed);
+            file.insert("p.weight_shape", shape_tensor(2, inputs).unwrap());
+            assert_eq!(file.quantized("p").unwrap().codes(), int8.codes(), "{inputs}");
+        }
+    }
+
+    #[test]
+    fn groups_in_another_order_are_refused() {
+        let scheme = Scheme::symmetric(4).unwrap().per_group(1, 4).unwrap();
+        let quantized = UniformQuantizer::new(scheme).compress(weight(3, 8).view()).unwrap();
+        let mut file = SafeTensors::new();
+        file.insert_quantized("p", &quantized, Packing::Packed).unwrap();
+        let mut read = |order: &[i32]| {
+            let order = Tensor::from_codes(ndarray::aview1(order), Dtype::I32).unwrap();
+            file.insert("p.weight_g_idx", order);
+            file.quantized("p")
+        };
+        assert_eq!(read(&[0, 0, 0, 0, 1, 1, 1, 1]).unwrap().codes(), quantized.codes());
+        assert_eq!(read(&[-1; 8]).unwrap().codes(), quantized.codes());
+        let error = read(&[0, 1, 0, 0, 1, 1, 0, 1]).unwrap_err().to_string();
+        assert!(error.contains("input 1 has the scale of group 1") && error.contains("here 0"), "{error}");
+        let error = read(&[0, 0, 1, 1]).unwrap_err().to_string();
+        assert!(error.contains("a group index of shape [4] for 8 inputs"), "{error}");
     }
 
     #[test]
