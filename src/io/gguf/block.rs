@@ -135,7 +135,8 @@ impl GgufTensor {
     /// Numbers in this type.
     ///
     /// # Errors
-    /// [`Error::NotFinite`]; [`Error::Unsupported`] for `I64`, and for numbers whose scale half precision cannot hold;
+    /// [`Error::NotFinite`]; [`Error::Unsupported`] for `I64`, for numbers that would become infinite, and for those whose
+    /// scale half precision cannot hold;
     /// [`Error::Format`] for rows that are not whole blocks.
     pub fn from_floats<F: Float, D: Dimension>(x: ArrayView<'_, F, D>, kind: GgufType) -> Result<Self> {
         check_finite("tensor", &x.view())?;
@@ -275,6 +276,8 @@ mod tests {
             assert!(GgufTensor::from_floats(huge.view(), kind).unwrap_err().to_string().contains("65504"));
             let odd = Array2::<f32>::zeros((1, 31));
             assert!(GgufTensor::from_floats(odd.view(), kind).unwrap_err().to_string().contains("31"));
+            let number = GgufTensor::from_floats(huge.view(), GgufType::F16).unwrap_err().to_string();
+            assert!(number.contains("e30, F16 ends at 6.5504e4"), "{number}");
             let nan = Array2::<f32>::from_elem((1, 32), f32::NAN);
             assert!(GgufTensor::from_floats(nan.view(), kind).is_err());
         }

@@ -1,8 +1,10 @@
 //! A network without its numbers: what a state dict does not say.
 
+use super::dtype::Dtype;
+use super::tensor::is_zero_as;
 use crate::error::Result;
 use crate::float::Float;
-use crate::nn::{Activation, Layer, Mlp};
+use crate::nn::{Activation, Layer, Linear, Mlp};
 use crate::normalize::{BatchNorm, BnConvention};
 use crate::tensor::Mask;
 
@@ -93,7 +95,13 @@ pub(super) enum MomentumShape {
 impl Architecture {
     /// The layers of a network.
     pub fn of<F: Float>(mlp: &Mlp<F>) -> Self {
-        Self { inputs: mlp.inputs(), layers: mlp.layers().iter().map(LayerShape::of).collect() }
+        Self::stored_as(mlp, Dtype::F64)
+    }
+
+    /// The layers of a network whose weights are stored in this type, where kept weights may round to zero.
+    pub(super) fn stored_as<F: Float>(mlp: &Mlp<F>, dtype: Dtype) -> Self {
+        let layers = mlp.layers().iter().map(|layer| LayerShape::of(layer, dtype)).collect();
+        Self { inputs: mlp.inputs(), layers }
     }
 
     /// Reads the JSON that serde writes of it.
@@ -115,14 +123,15 @@ impl Architecture {
 }
 
 impl LayerShape {
-    fn of<F: Float>(layer: &Layer<F>) -> Self {
+    fn of<F: Float>(layer: &Layer<F>, dtype: Dtype) -> Self {
+        let nonzero = |linear: &Linear<F>| Mask::new(linear.weight().mapv(|w| !is_zero_as(w, dtype)));
         match layer {
             Layer::Linear(linear) => Self::Linear {
                 outputs: linear.outputs(),
                 bias: linear.bias().is_some(),
                 mask: match linear.mask() {
                     None => MaskShape::None,
-                    Some(mask) if *mask == Mask::of_nonzero(linear.weight()) => MaskShape::Nonzero,
+                    Some(mask) if *mask == nonzero(linear) => MaskShape::Nonzero,
                     Some(mask) => MaskShape::of_bits(mask),
                 },
             },

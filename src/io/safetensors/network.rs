@@ -63,14 +63,18 @@ impl SafeTensors {
     /// The state dict of a network, with `format` = `pt` and its architecture in the metadata.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless `dtype` is a float type; [`Error::Format`] if `names` has names for another number
-    /// of layers.
+    /// [`Error::Unsupported`] unless `dtype` is a float type, and for a number that would become infinite in it;
+    /// [`Error::Format`] if `names` has names for another number of layers, or one name for two.
     pub fn from_mlp<F: Float>(mlp: &Mlp<F>, names: &Names, dtype: Dtype) -> Result<Self> {
         let mut file = Self::new();
         let mut nth = 0;
         for (i, layer) in mlp.layers().iter().enumerate() {
             let mut put = |name: &str, tensor: Tensor| -> Result<()> {
-                file.insert(format!("{}.{name}", names.module(i, nth)?), tensor);
+                let name = format!("{}.{name}", names.module(i, nth)?);
+                if file.find(&name).is_some() {
+                    return Err(malformed(format!("layer {i} and one before it both have tensor {name:?}")));
+                }
+                file.insert(name, tensor);
                 Ok(())
             };
             match layer {
@@ -97,7 +101,11 @@ impl SafeTensors {
             nth += 1;
         }
         names.check_used(nth)?;
-        let described = Described { version: VERSION, names: names.clone(), network: Architecture::of(mlp) };
+        let described = Described {
+            version: VERSION,
+            names: names.clone(),
+            network: Architecture::stored_as(mlp, dtype),
+        };
         let described = serde_json::to_string(&described).map_err(|error| malformed(error.to_string()))?;
         file.insert_metadata("format", "pt");
         file.insert_metadata(KEY, described);
@@ -371,6 +379,25 @@ mod tests {
     }
 
     #[test]
+    fn masks_and_numbers_stay_what_they_are_in_half_precision() {
+        for (small, dtype) in [(1e-9, Dtype::F16), (1e-45, Dtype::Bf16), (1e-300, Dtype::F32)] {
+            let mut linear = Linear::new(array![[1.0f64, small, 0.5]], None).unwrap();
+            let mask = Mask::new(array![[true, true, false]]);
+            linear.set_mask(mask.clone()).unwrap();
+            let mlp = Mlp::from_layers(3, vec![Layer::Linear(linear)]).unwrap();
+            let file = SafeTensors::from_mlp(&mlp, &Names::sequential(), dtype).unwrap();
+            let back: Mlp<f64> = file.to_mlp().unwrap();
+            assert_eq!(back.linears().next().unwrap().mask(), Some(&mask), "{dtype}");
+            let exact = SafeTensors::from_mlp(&mlp, &Names::sequential(), Dtype::F64).unwrap();
+            assert!(exact.metadata()[KEY].contains("nonzero"));
+        }
+        let linear = Linear::new(array![[7e4f32]], None).unwrap();
+        let mlp = Mlp::from_layers(1, vec![Layer::Linear(linear)]).unwrap();
+        let error = SafeTensors::from_mlp(&mlp, &Names::sequential(), Dtype::F16).unwrap_err().to_string();
+        assert!(error.contains("number 0 is 7e4, F16 ends at 6.5504e4"), "{error}");
+    }
+
+    #[test]
     fn names_and_types_are_those_of_a_state_dict() {
         let names: Vec<(String, Dtype, Vec<usize>)> =
             dict(&network()).iter().map(|(n, t)| (n.to_string(), t.dtype(), t.shape().to_vec())).collect();
@@ -412,6 +439,9 @@ mod tests {
         assert!(Names::numbered_in(&file, "module.").is_err());
         let short = Names::of_modules(["a"]);
         assert!(SafeTensors::from_mlp(&mlp, &short, Dtype::F32).is_err());
+        let error = |names| SafeTensors::from_mlp(&mlp, &names, Dtype::F32).unwrap_err().to_string();
+        let text = error(Names::of_modules(["a", "norm", "a", "ln", "c"]));
+        assert!(text.contains("layer 4 and one before it both have tensor \"a.weight\""), "{text}");
         let long = Names::of_modules(["a", "b", "c", "d", "e", "f"]);
         assert!(SafeTensors::from_mlp(&mlp, &long, Dtype::F32).is_err());
     }

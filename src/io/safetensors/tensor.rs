@@ -39,10 +39,10 @@ impl Tensor {
         Ok(Self { dtype, shape, bytes })
     }
 
-    /// Real numbers as `F16`, `BF16`, `F32` or `F64`, to the nearest.
+    /// Real numbers as `F16`, `BF16`, `F32` or `F64`, to the nearest. NaN and infinity stay what they are.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another type.
+    /// [`Error::Unsupported`] for another type, and for a finite number that would become infinite.
     pub fn from_floats<F: Float, D: Dimension>(x: ArrayView<'_, F, D>, dtype: Dtype) -> Result<Self> {
         let mut bytes = Vec::with_capacity(x.len() * dtype.bits() / 8);
         put_floats(x.iter().copied(), dtype, &mut bytes)?;
@@ -181,24 +181,57 @@ fn unsupported(dtype: Dtype, what: &str, known: &str) -> Error {
     }
 }
 
-/// Appends numbers in a float type, each to the nearest.
+/// Appends numbers in a float type, each to the nearest. A finite number has to stay one.
 pub(crate) fn put_floats<F: Float>(
     x: impl Iterator<Item = F>,
     dtype: Dtype,
     bytes: &mut Vec<u8>,
 ) -> Result<()> {
+    let mut lost = None;
+    let mut keep = |(i, x): (usize, f64), infinite: bool| {
+        if infinite && x.is_finite() && lost.is_none() {
+            lost = Some((i, x));
+        }
+    };
+    let x = x.map(F::as_f64).enumerate();
     match dtype {
-        Dtype::F16 => {
-            x.for_each(|x| bytes.extend_from_slice(&f16::from_f32(to_odd(x.as_f64())).to_le_bytes()))
-        }
-        Dtype::Bf16 => {
-            x.for_each(|x| bytes.extend_from_slice(&bf16::from_f32(to_odd(x.as_f64())).to_le_bytes()))
-        }
-        Dtype::F32 => x.for_each(|x| bytes.extend_from_slice(&(x.as_f64() as f32).to_le_bytes())),
-        Dtype::F64 => x.for_each(|x| bytes.extend_from_slice(&x.as_f64().to_le_bytes())),
+        Dtype::F16 => x.for_each(|x| {
+            let half = f16::from_f32(to_odd(x.1));
+            keep(x, half.is_infinite());
+            bytes.extend_from_slice(&half.to_le_bytes());
+        }),
+        Dtype::Bf16 => x.for_each(|x| {
+            let half = bf16::from_f32(to_odd(x.1));
+            keep(x, half.is_infinite());
+            bytes.extend_from_slice(&half.to_le_bytes());
+        }),
+        Dtype::F32 => x.for_each(|x| {
+            let single = x.1 as f32;
+            keep(x, single.is_infinite());
+            bytes.extend_from_slice(&single.to_le_bytes());
+        }),
+        Dtype::F64 => x.for_each(|x| bytes.extend_from_slice(&x.1.to_le_bytes())),
         _ => return Err(unsupported(dtype, "real numbers", "F16, BF16, F32 and F64")),
     }
-    Ok(())
+    let Some((i, x)) = lost else { return Ok(()) };
+    let most = match dtype {
+        Dtype::F16 => f16::MAX.to_f64(),
+        Dtype::Bf16 => bf16::MAX.to_f64(),
+        _ => f32::MAX.into(),
+    };
+    let reason = format!("number {i} is {x:e}, {dtype} ends at {most:e}");
+    Err(Error::Unsupported { what: "rounding to fewer bits", reason })
+}
+
+/// Whether a number becomes zero in a float type.
+pub(super) fn is_zero_as<F: Float>(x: F, dtype: Dtype) -> bool {
+    let x = x.as_f64();
+    match dtype {
+        Dtype::F16 => f16::from_f32(to_odd(x)).to_f64() == 0.0,
+        Dtype::Bf16 => bf16::from_f32(to_odd(x)).to_f64() == 0.0,
+        Dtype::F32 => x as f32 == 0.0,
+        _ => x == 0.0,
+    }
 }
 
 /// The single-precision number that remembers in its last bit whether anything was cut off, so that rounding it once more
@@ -251,6 +284,31 @@ mod tests {
         let x = array![1.0f64 + 2f64.powi(-11) + 2f64.powi(-40)];
         let half = Tensor::from_floats(x.view(), Dtype::F16).unwrap();
         assert_eq!(half.view().to_floats::<f64>().unwrap()[[0]], 1.0 + 2f64.powi(-10));
+    }
+
+    #[test]
+    fn a_finite_number_never_becomes_infinite() {
+        let most = |dtype| match dtype {
+            Dtype::F16 => 65504.0,
+            Dtype::Bf16 => bf16::MAX.to_f64(),
+            _ => f64::from(f32::MAX),
+        };
+        for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
+            let read = |x: f64| {
+                let tensor = Tensor::from_floats(array![0.0, x].view(), dtype)?;
+                tensor.view().to_floats::<f64>().map(|x| x[[1]])
+            };
+            assert_eq!(read(-most(dtype)).unwrap(), -most(dtype));
+            assert_eq!(read(f64::INFINITY).unwrap(), f64::INFINITY);
+            assert!(read(f64::NAN).unwrap().is_nan());
+            let error = read(-1.01 * most(dtype)).unwrap_err().to_string();
+            assert!(
+                error.contains("number 1 is -") && error.contains(&format!("{dtype} ends at")),
+                "{error}"
+            );
+        }
+        let error = Tensor::from_floats(array![1e5f32].view(), Dtype::F16).unwrap_err().to_string();
+        assert_eq!(error, "rounding to fewer bits: number 0 is 1e5, F16 ends at 6.5504e4");
     }
 
     #[test]
