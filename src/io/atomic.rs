@@ -1,5 +1,6 @@
 //! Files replaced as a whole or not at all: written under a temporary name, brought to the disk, then renamed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -27,15 +28,14 @@ pub(crate) fn write_atomic_with(
 #[cfg_attr(not(feature = "mmap"), allow(dead_code))]
 pub(crate) fn replace<T>(path: &Path, write: impl FnOnce(&mut File, &Path) -> Result<T>) -> Result<T> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let path = &target(path)?;
     let Some(name) = path.file_name() else {
         let reason = "the path names no file".to_string();
         return Err(Error::Format { path: path.to_path_buf(), reason });
     };
-    let folder =
-        path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_path_buf);
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    let folder = folder(path);
+    let mut temporary = begin(name);
+    temporary.push(format!("{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let temporary = folder.join(temporary);
     let mut file = File::create_new(&temporary).map_err(failed(&temporary))?;
     let written = write(&mut file, &temporary).and_then(|written| {
@@ -52,6 +52,43 @@ pub(crate) fn replace<T>(path: &Path, write: impl FnOnce(&mut File, &Path) -> Re
     Ok(written)
 }
 
+/// The folder that a file is in.
+fn folder(path: &Path) -> PathBuf {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), Path::to_path_buf)
+}
+
+/// The file that a path leads to, at the end of all links, whether it is there or not: a link stays a link.
+fn target(path: &Path) -> Result<PathBuf> {
+    const MOST: usize = 40;
+    let mut target = path.to_path_buf();
+    for _ in 0..MOST {
+        match fs::read_link(&target) {
+            Ok(to) => target = folder(&target).join(to),
+            // No link, or nothing there yet.
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(Error::Format {
+        path: path.to_path_buf(),
+        reason: format!("more than {MOST} links, one after another"),
+    })
+}
+
+/// How the temporary names of a file begin. File systems end at 255 bytes: of a long name, its begin and a checksum.
+fn begin(name: &OsStr) -> OsString {
+    const LONG: usize = 200;
+    let mut begin = OsString::from(".");
+    if name.len() <= LONG {
+        begin.push(name);
+    } else {
+        let text = name.to_string_lossy();
+        let kept: String = text.char_indices().take_while(|(at, _)| *at < LONG / 2).map(|(_, c)| c).collect();
+        begin.push(format!("{kept}.{:08x}", crc32fast::hash(name.as_encoded_bytes())));
+    }
+    begin.push(".");
+    begin
+}
+
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::Io { path, source }
@@ -60,18 +97,29 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// Removes what writers of `path` left behind when they were killed. One that still runs fails when it is done.
 #[cfg(feature = "mmap")]
 pub(crate) fn remove_leftovers(path: &Path) -> Result<()> {
-    let Some((folder, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(());
-    };
-    let begin = format!(".{name}.");
-    for entry in fs::read_dir(folder).map_err(failed(folder))? {
-        let entry = entry.map_err(failed(folder))?;
-        let left = entry.file_name().to_str().is_some_and(|n| n.starts_with(&begin) && n.ends_with(".tmp"));
+    let path = &target(path)?;
+    let Some(name) = path.file_name() else { return Ok(()) };
+    let (folder, begin) = (folder(path), begin(name));
+    for entry in fs::read_dir(&folder).map_err(failed(&folder))? {
+        let entry = entry.map_err(failed(&folder))?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        let left = name.starts_with(begin.as_encoded_bytes()) && name.ends_with(b".tmp");
         if left {
             fs::remove_file(entry.path()).map_err(failed(&entry.path()))?;
         }
     }
     Ok(())
+}
+
+/// Removes a file, if it is there, for good.
+#[cfg(feature = "mmap")]
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(&folder(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(path)(error)),
+    }
 }
 
 #[cfg(unix)]
@@ -100,6 +148,50 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         assert!(write_atomic(&folder.join("missing").join("a.trim"), b"").is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_longest_names_can_be_written() {
+        let folder = std::env::temp_dir().join(format!("trimnet-atomic-long-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let names = [200, 201, 255].map(|length| "x".repeat(length)).into_iter();
+        let names: Vec<String> = names.chain(["\u{e9}".repeat(127)]).collect();
+        for name in &names {
+            write_atomic(&folder.join(name), name.as_bytes()).unwrap();
+        }
+        assert!(names.iter().all(|name| fs::read(folder.join(name)).unwrap() == name.as_bytes()));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), names.len());
+        // Long names that begin alike have temporary files of their own.
+        assert_ne!(begin("x".repeat(201).as_ref()), begin("x".repeat(202).as_ref()));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_what_it_points_to_is_replaced() {
+        use std::os::unix::fs::symlink;
+        let folder = std::env::temp_dir().join(format!("trimnet-atomic-link-{}", std::process::id()));
+        let (real, links) = (folder.join("real"), folder.join("links"));
+        fs::create_dir_all(&real).unwrap();
+        fs::create_dir_all(&links).unwrap();
+        fs::write(real.join("a"), b"old").unwrap();
+        symlink("../real/a", links.join("one")).unwrap();
+        symlink("one", links.join("two")).unwrap();
+        symlink(real.join("b"), links.join("new")).unwrap();
+        symlink("round", links.join("round")).unwrap();
+        write_atomic(&links.join("two"), b"a").unwrap();
+        write_atomic(&links.join("new"), b"b").unwrap();
+        assert_eq!(
+            (fs::read(real.join("a")).unwrap(), fs::read(real.join("b")).unwrap()),
+            (b"a".into(), b"b".into())
+        );
+        for link in ["one", "two", "new"] {
+            assert!(fs::symlink_metadata(links.join(link)).unwrap().is_symlink());
+        }
+        assert_eq!((fs::read_dir(&real).unwrap().count(), fs::read_dir(&links).unwrap().count()), (2, 4));
+        let error = write_atomic(&links.join("round"), b"").unwrap_err().to_string();
+        assert!(error.contains("more than 40 links"), "{error}");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -253,6 +253,123 @@ fn refuses_the_folder_itself_numbers_that_are_none_and_groups_that_do_not_fit() 
 }
 
 #[test]
+fn a_folder_used_before_has_the_new_model_and_every_file_of_the_user() {
+    let base = folder("reused");
+    let out = base.join("out");
+    fs::create_dir_all(&out).unwrap();
+    let single = base.join("single.safetensors");
+    let mut file = SafeTensors::new();
+    for layer in 0..4 {
+        let tensor = Tensor::from_floats(numbers(50, 96, layer).view(), Dtype::F32).unwrap();
+        file.insert(format!("a.{layer}.weight"), tensor);
+    }
+    file.save(&single).unwrap();
+    // Of the user: no name of ours, no report, or no report of ours.
+    let theirs = [
+        "model-00001-of-00009.safetensors",
+        "model-1-of-2.safetensors",
+        "model-1-of-2.safetensors.report.json",
+        "model-00007-of-00003.safetensors.report.json",
+        "model-00001-of-00008.safetensors.report.json",
+        "tokenizer.json",
+    ];
+    theirs.iter().for_each(|name| fs::write(out.join(name), b"{}").unwrap());
+    let mut ours = Vec::new();
+    for max_shard_bytes in [20_000, 1 << 40, 6_000, 20_000, 1 << 40] {
+        compress_checkpoint(&single, &out, &recipe(), &options(1, max_shard_bytes), &mut |_| {}).unwrap();
+        let fresh = base.join(format!("fresh-{}", ours.len()));
+        compress_checkpoint(&single, &fresh, &recipe(), &options(1, max_shard_bytes), &mut |_| {}).unwrap();
+        let (mut all, fresh_files) = (contents(&out), contents(&fresh));
+        for name in theirs {
+            assert_eq!(all.remove(name).as_deref(), Some(b"{}".as_slice()), "{name}");
+        }
+        assert_eq!(all, fresh_files);
+        let open = |folder: &Path| {
+            let checkpoint = Checkpoint::open(folder).unwrap();
+            checkpoint.names().map(String::from).collect::<Vec<_>>()
+        };
+        assert_eq!(open(&out), open(&fresh));
+        ours.push(all.len());
+    }
+    // Shards and their reports, an index where they are several, and what was done.
+    assert_eq!(ours, [8, 3, 10, 8, 3]);
+    // A model of the user is no shard of ours.
+    fs::write(out.join("model.safetensors.report.json"), b"{}").unwrap();
+    compress_checkpoint(&single, &out, &recipe(), &options(1, 20_000), &mut |_| {}).unwrap();
+    assert!(out.join("model.safetensors").exists());
+    fs::remove_dir_all(&base).unwrap();
+}
+
+#[test]
+fn no_report_stands_beside_a_shard_that_is_about_to_be_replaced() {
+    let base = folder("vouch");
+    let (source, out) = (base.join("in"), base.join("out"));
+    fs::create_dir_all(&source).unwrap();
+    write_sharded(&source, 100);
+    let of = |sparsity| {
+        let action = Action::Prune { sparsity };
+        Recipe::new(vec![trimnet::io::checkpoint::Rule { pattern: "*".into(), action }]).unwrap()
+    };
+    let mut met = 0;
+    for sparsity in [0.5, 0.75] {
+        compress_checkpoint(&source, &out, &of(sparsity), &Options::default(), &mut |progress| {
+            if let Progress::Tensor(tensor) = progress {
+                let part = if tensor.tensor.starts_with("block0") { 1 } else { 2 };
+                let shard = out.join(format!("model-0000{part}-of-00002.safetensors"));
+                assert!(!shard.with_extension("safetensors.report.json").exists());
+                met += usize::from(shard.exists());
+            }
+        })
+        .unwrap();
+    }
+    assert!(met > 0, "the second run replaced nothing");
+    fs::remove_dir_all(&base).unwrap();
+}
+
+#[test]
+fn a_job_that_no_recipe_could_make_is_an_error() {
+    let base = folder("jobs");
+    let path = base.join("model.safetensors");
+    let mut file = SafeTensors::new();
+    file.insert("a.weight", Tensor::from_floats(numbers(6, 4, 1).view(), Dtype::F32).unwrap());
+    file.insert("b.weight", Tensor::new(Dtype::F4, vec![2, 4], vec![0; 4]).unwrap());
+    file.insert("c.weight", Tensor::new(Dtype::F32, vec![0, 1 << 40], vec![]).unwrap());
+    file.save(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let run = |tensor: &str, action: &str| {
+        let json = format!(r#"{{"tensor":"{tensor}","action":{action},"note":null}}"#);
+        let job: Job = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        job.run(&checkpoint, &Pool::single()).map_err(|error| error.to_string())
+    };
+    for (tensor, action, reason) in [
+        ("a.weight", r#"{"int8":{"group":0}}"#, "group is 0, allowed is 1 or more"),
+        ("a.weight", r#"{"prune":{"sparsity":2.5}}"#, "sparsity is 2.5, allowed is 0 <= sparsity <= 1"),
+        ("a.weight", r#"{"int4":{"group":3}}"#, "groups of 3 do not divide the 4 inputs"),
+        (
+            "a.weight",
+            r#"{"int8":{"packing":"packed"}}"#,
+            "\"a.weight\": 8 bits of 4 inputs packed look like 4",
+        ),
+        ("b.weight", r#"{"prune":{"sparsity":0.5}}"#, "\"b.weight\": F4 holds no real numbers"),
+        ("c.weight", r#"{"int4":{}}"#, "is not a matrix"),
+        ("d.weight", r#""keep""#, "no tensor \"d.weight\""),
+    ] {
+        let error = run(tensor, action).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(run("a.weight", r#"{"int8":{"group":2}}"#).is_ok() && run("b.weight", r#""keep""#).is_ok());
+    for action in [Action::Prune { sparsity: f64::NAN }, Action::Int4 { group: Some(0) }] {
+        assert!(Job::new(&checkpoint, "a.weight", action).is_err(), "{action:?}");
+    }
+    // In a recipe, few inputs are no reason to stop.
+    let packed = r#"{"rules": [{"match": "a.*", "do": {"int8": {"packing": "packed"}}}]}"#;
+    let job =
+        Job::new(&checkpoint, "a.weight", Recipe::from_json(packed).unwrap().action("a.weight")).unwrap();
+    assert_eq!(job.action(), Action::Keep);
+    fs::remove_dir_all(&base).unwrap();
+}
+
+#[test]
 fn an_index_that_lies_is_refused() {
     let base = folder("index");
     let index = base.join("model.safetensors.index.json");

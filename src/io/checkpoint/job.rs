@@ -6,7 +6,7 @@ use super::recipe::Action;
 use super::report::{OutputReport, TensorReport};
 use super::source::Checkpoint;
 use crate::error::{Error, Result};
-use crate::io::safetensors::compressed::{Packing, shape_tensor, words};
+use crate::io::safetensors::compressed::{Packing, shape_tensor, tells_bits, words};
 use crate::io::safetensors::{Dtype, Tensor, TensorView, reason};
 use crate::kernel::Pool;
 
@@ -22,10 +22,28 @@ use crate::kernel::Pool;
 /// # Ok::<(), trimnet::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "RawJob")]
 pub struct Job {
     tensor: String,
     action: Action,
     note: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename = "Job")]
+struct RawJob {
+    tensor: String,
+    action: Action,
+    note: Option<String>,
+}
+
+impl TryFrom<RawJob> for Job {
+    type Error = Error;
+
+    fn try_from(RawJob { tensor, action, note }: RawJob) -> Result<Self> {
+        action.check()?;
+        Ok(Self { tensor, action, note })
+    }
 }
 
 /// A name, an element type and a shape.
@@ -35,32 +53,50 @@ impl Job {
     /// What `action` means for a tensor: itself, or nothing, with a note that says why.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is no such tensor, [`Error::Unsupported`] for groups that do not divide the inputs.
+    /// [`Error::OutOfRange`] for a sparsity outside `0..=1` and a group of 0; [`Error::Format`] if there is no such
+    /// tensor, [`Error::Unsupported`] for groups that do not divide the inputs.
     pub fn new(checkpoint: &Checkpoint, tensor: &str, action: Action) -> Result<Self> {
+        action.check()?;
         let (dtype, shape) = checkpoint.shape(tensor)?;
-        let integers = matches!(action, Action::Int8 { .. } | Action::Int4 { .. });
-        let note = if action == Action::Keep {
+        let job = Self { tensor: tensor.to_string(), action, note: None };
+        let note = job.obstacle(dtype, shape);
+        if note.is_some() {
+            return Ok(Self { action: Action::Keep, note, ..job });
+        }
+        job.check_groups(shape)?;
+        Ok(job)
+    }
+
+    /// Why the action cannot be done to such a tensor.
+    fn obstacle(&self, dtype: Dtype, shape: &[usize]) -> Option<String> {
+        let integers = self.integers();
+        if self.action == Action::Keep {
             None
         } else if !dtype.is_float() {
             Some(format!("{dtype} holds no real numbers"))
         } else if shape.len() < 2 || shape.contains(&0) {
             Some(format!("shape {shape:?} is not a matrix"))
-        } else if integers && (shape.len() != 2 || !tensor.ends_with(".weight")) {
+        } else if integers.is_some() && (shape.len() != 2 || !self.tensor.ends_with(".weight")) {
             Some("not the weight of a linear layer".to_string())
+        } else if let (Some(Integers { bits: 8, packing: Packing::Packed, .. }), &[_, inputs]) =
+            (integers, shape)
+            && !tells_bits(inputs)
+        {
+            Some(format!("8 bits of {inputs} inputs packed look like 4 bits"))
         } else {
             None
-        };
-        if note.is_some() {
-            return Ok(Self { tensor: tensor.to_string(), action: Action::Keep, note });
         }
-        let job = Self { tensor: tensor.to_string(), action, note };
-        if let (Some(Integers { group: Some(group), .. }), Some(&inputs)) = (job.integers(), shape.get(1))
-            && !inputs.is_multiple_of(group)
-        {
-            let reason = format!("groups of {group} do not divide the {inputs} inputs of {tensor:?}");
-            return Err(Error::Unsupported { what: "quantizing by groups", reason });
+    }
+
+    fn check_groups(&self, shape: &[usize]) -> Result<()> {
+        match (self.integers(), shape) {
+            (Some(Integers { group: Some(group), .. }), &[_, inputs]) if !inputs.is_multiple_of(group) => {
+                let tensor = &self.tensor;
+                let reason = format!("groups of {group} do not divide the {inputs} inputs of {tensor:?}");
+                Err(Error::Unsupported { what: "quantizing by groups", reason })
+            }
+            _ => Ok(()),
         }
-        Ok(job)
     }
 
     /// The name of the tensor.
@@ -165,8 +201,15 @@ impl Job {
     /// Does it in memory: the tensors that take the place of this one, and a report.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for NaN and infinity, [`Error::Io`] if the system refuses to map the tensor.
+    /// [`Error::Unsupported`] for NaN and infinity, and for a job of another checkpoint whose action this tensor does not
+    /// allow; [`Error::Format`] if there is no such tensor, [`Error::Io`] if the system refuses to map it.
     pub fn run(&self, checkpoint: &Checkpoint, pool: &Pool) -> Result<(Vec<(String, Tensor)>, TensorReport)> {
+        let (dtype, shape) = checkpoint.shape(&self.tensor)?;
+        if let Some(reason) = self.obstacle(dtype, shape) {
+            let reason = format!("{:?}: {reason}", self.tensor);
+            return Err(Error::Unsupported { what: "compressing a tensor", reason });
+        }
+        self.check_groups(shape)?;
         let mapped = checkpoint.tensor(&self.tensor)?;
         let x = mapped.view()?;
         let outputs = self.outputs(x.dtype(), x.shape());

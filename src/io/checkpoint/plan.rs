@@ -72,12 +72,8 @@ impl Plan {
         if count == 0 {
             return Err(Error::Empty { what: "the checkpoint" });
         }
-        let name = |i: usize| match count {
-            1 => SINGLE.to_string(),
-            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
-        };
-        let shards: Vec<Shard> =
-            shards.into_iter().enumerate().map(|(i, jobs)| Shard { file: name(i), jobs }).collect();
+        let shards = shards.into_iter().enumerate();
+        let shards: Vec<Shard> = shards.map(|(i, jobs)| Shard { file: file_name(i, count), jobs }).collect();
         Ok(Self { fingerprint: fingerprint(checkpoint, &shards)?, shards })
     }
 
@@ -132,6 +128,25 @@ impl Plan {
         kept.sort();
         Ok((!ways.is_empty()).then(|| quantization_config(&ways, &kept)))
     }
+}
+
+/// The name of shard `i` of so many.
+fn file_name(i: usize, count: usize) -> String {
+    match count {
+        1 => SINGLE.to_string(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+    }
+}
+
+/// Whether a plan could have a shard of this name.
+pub(super) fn is_file_name(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+    let numbers = numbers.and_then(|numbers| numbers.split_once("-of-"));
+    let sharded = numbers.and_then(|(i, count)| {
+        let (i, count) = (i.parse::<usize>().ok()?, count.parse::<usize>().ok()?);
+        Some(file_name(i.checked_sub(1).filter(|&i| i < count)?, count))
+    });
+    name == SINGLE || sharded.as_deref() == Some(name)
 }
 
 /// FNV-1a, 64 bits, of all that the output depends on: enough to notice a change that nobody made to deceive.

@@ -83,7 +83,7 @@ impl Action {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match *self {
             Self::Prune { sparsity } if !(0.0..=1.0).contains(&sparsity) => {
                 Err(Error::OutOfRange { name: "sparsity", value: sparsity, range: "0 <= sparsity <= 1" })

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::plan::{Plan, Shard};
+use super::plan::{Plan, Shard, is_file_name};
 use super::recipe::Recipe;
 use super::report::{CheckpointReport, ShardReport, TensorReport};
 use super::source::{Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::io::atomic::{remove_leftovers, replace, write_atomic};
+use crate::io::atomic::{remove, remove_leftovers, replace, write_atomic};
 use crate::io::trim::{malformed, named, read_file};
 use crate::kernel::Pool;
 
@@ -99,6 +99,8 @@ pub fn compress_shard(
         return Ok(report);
     }
     remove_leftovers(&path)?;
+    // A report of another plan must not vouch for this shard, should nobody come to write its own.
+    remove(&report_path(output, wanted))?;
     let (bytes, tensors) = replace(&path, |file, temporary| {
         write_shard(checkpoint, plan, wanted, pool, (file, temporary), progress)
     })?;
@@ -143,8 +145,10 @@ fn write_shard(
     Ok((bytes, reports))
 }
 
+const REPORT: &str = ".report.json";
+
 fn report_path(output: &Path, shard: &Shard) -> PathBuf {
-    output.join(format!("{}.report.json", shard.file()))
+    output.join(format!("{}{REPORT}", shard.file()))
 }
 
 /// The report of a shard that this plan has finished: written after the shard, so it vouches for it.
@@ -158,7 +162,8 @@ fn finished(plan: &Plan, shard: &Shard, output: &Path) -> Option<ShardReport> {
 
 /// The last step, when all shards are there: writes `model.safetensors.index.json` if they are several, `config.json` if the
 /// checkpoint has one, with the block `quantization_config` in it if anything became integers, and `compression.json`, the
-/// report that is returned.
+/// report that is returned. What other plans left in the folder could be read in the place of the shards: their shards
+/// that have a report go, and so does an index where there is one shard only.
 ///
 /// # Errors
 /// [`Error::Format`] if a shard is missing or of another plan; [`Error::Io`] if the system refuses.
@@ -186,7 +191,10 @@ pub fn merge(checkpoint: &Checkpoint, plan: &Plan, output: impl AsRef<Path>) -> 
     if report.shards.len() > 1 {
         let index = json!({"metadata": {"total_size": report.bytes_after}, "weight_map": weights});
         write_json(&output.join(INDEX), &index)?;
+    } else {
+        remove(&output.join(INDEX))?;
     }
+    remove_other_plans(plan, output)?;
     let config = checkpoint.folder().join("config.json");
     if config.exists() {
         let parsed =
@@ -201,6 +209,24 @@ pub fn merge(checkpoint: &Checkpoint, plan: &Plan, output: impl AsRef<Path>) -> 
     }
     write_json(&output.join("compression.json"), &report)?;
     Ok(report)
+}
+
+/// Removes shards that the plan does not have, and their reports. A file without a report is not known to be ours.
+fn remove_other_plans(plan: &Plan, output: &Path) -> Result<()> {
+    let failed = |source| Error::Io { path: output.to_path_buf(), source };
+    for entry in fs::read_dir(output).map_err(failed)? {
+        let report = entry.map_err(failed)?.file_name();
+        let Some(file) = report.to_str().and_then(|name| name.strip_suffix(REPORT)) else { continue };
+        if !is_file_name(file) || plan.shards().iter().any(|shard| shard.file() == file) {
+            continue;
+        }
+        let json = fs::read(output.join(&report)).map_err(failed)?;
+        if serde_json::from_slice::<ShardReport>(&json).is_ok_and(|report| report.file == file) {
+            remove(&output.join(file))?;
+            remove(&output.join(&report))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
