@@ -39,7 +39,8 @@ pub struct Rule {
 }
 
 /// What becomes of a tensor. All but `Keep` are for floating-point tensors of two axes and more; integers want a matrix
-/// `[out, in]` whose name ends with `.weight`. Whatever else a rule matches is kept, and the report says why.
+/// `[out, in]` whose name ends with `.weight`, packed 8 bits one of 5 inputs and more. Whatever
+/// else a rule matches is kept, and the report says why.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
