@@ -59,7 +59,9 @@ pub struct LayerReport {
     pub nonzero: usize,
     /// Its bytes in the file.
     pub bytes: Bytes,
-    /// Signal to noise of its outputs against the network's, in decibels; none if the network has other layers.
+    /// Signal to noise of its outputs against the network's, in decibels; infinite where nothing was lost, none if the
+    /// network has other layers.
+    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number::option", default))]
     pub sqnr_db: Option<f64>,
     /// The worst case of its integer sums.
     pub bound: Option<Bound>,
@@ -73,6 +75,8 @@ pub struct LayerReport {
 }
 
 /// The whole engine.
+///
+/// In a file for people, as JSON, an infinite signal to noise is the word `"inf"`.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -89,7 +93,8 @@ pub struct Report {
     pub rows: usize,
     /// Share of right classes of the network, and of the engine; none without labels.
     pub accuracy: Option<(f64, f64)>,
-    /// Signal to noise of the outputs in decibels.
+    /// Signal to noise of the outputs in decibels; infinite where nothing was lost.
+    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
     pub sqnr_db: f64,
     /// One row at a time.
     pub latency: Timing,
@@ -388,6 +393,27 @@ mod tests {
                 report.layers.iter().map(|layer| layer.bytes.total()).sum::<usize>() < report.bytes.total()
             );
             assert!(report.layers.iter().all(|layer| layer.sqnr_db.is_some_and(|db| db > 5.0)), "{report}");
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_report_of_a_lossless_engine_comes_back_from_json() {
+        let (mlp, data) = example();
+        let engine = Engine::build(&mlp, &Config::new(Format::Dense)).unwrap();
+        let report = report(&mlp, &engine, &data).unwrap();
+        let lossless = Report {
+            sqnr_db: f64::INFINITY,
+            layers: report
+                .layers
+                .iter()
+                .map(|layer| LayerReport { sqnr_db: Some(f64::INFINITY), ..layer.clone() })
+                .collect(),
+            ..report.clone()
+        };
+        for report in [report, lossless] {
+            let text = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report, "{text}");
         }
     }
 

@@ -2,15 +2,17 @@
 
 use super::objective::Evaluation;
 
-/// One epoch.
+/// One epoch. In a file for people, as JSON, a number that is infinite or NaN is the word `"inf"`, `"-inf"` or `"NaN"`.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Epoch {
     /// Number of the epoch, from 0.
     pub epoch: usize,
     /// The objective, averaged over the rows while they were learnt from; without penalties.
+    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
     pub loss: f64,
     /// The penalties on the weights at the end of the epoch.
+    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
     pub penalty: f64,
     /// The learning rate of the last step.
     pub learning_rate: f64,

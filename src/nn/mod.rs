@@ -19,6 +19,8 @@ pub mod linear;
 pub mod loss;
 pub mod metrics;
 pub mod mlp;
+#[cfg(feature = "serde")]
+pub(crate) mod number;
 pub mod objective;
 pub mod optimizer;
 pub mod parameter;

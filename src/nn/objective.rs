@@ -171,7 +171,9 @@ pub(crate) fn check_classes<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Evaluation {
-    /// The cross-entropy with the labels, or the mean squared error of a regression.
+    /// The cross-entropy with the labels, or the mean squared error of a regression. In a file for people, as JSON, the word
+    /// `"inf"` or `"NaN"` where it is not finite.
+    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
     pub loss: f64,
     /// The share of right predictions; `None` for a regression.
     pub accuracy: Option<f64>,
