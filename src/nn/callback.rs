@@ -13,7 +13,7 @@ use crate::float::Float;
 pub struct Step {
     /// Number of the step over all epochs, from 0.
     pub step: usize,
-    /// Steps that are planned over all epochs.
+    /// Steps that are planned over all epochs; `usize::MAX` where they are more.
     pub steps: usize,
     /// Number of the epoch, from 0.
     pub epoch: usize,

@@ -6,6 +6,9 @@ use super::linear::LinearGrads;
 use crate::float::Float;
 use crate::normalize::AffineGrads;
 
+/// 2^600: in this unit no square of an `f64` overflows.
+const LARGE: f64 = 4.149515568880993e180;
+
 /// Gradients of the parameters of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerGrads<F> {
@@ -56,9 +59,16 @@ impl<F: Float> Grads<F> {
         })
     }
 
-    /// The L2 norm over all gradients together, formed in `f64`.
+    /// The L2 norm over all gradients together, formed in `f64`; infinite only where no `f64` holds it.
     pub fn norm(&self) -> f64 {
-        let squares = |sum: f64, &g: &F| sum + g.as_f64() * g.as_f64();
+        let norm = self.norm_in(1.0);
+        if norm.is_finite() { norm } else { self.norm_in(LARGE) * LARGE }
+    }
+
+    /// The norm in units of `unit`, a power of two.
+    fn norm_in(&self, unit: f64) -> f64 {
+        let parts = unit.recip();
+        let squares = |sum: f64, &g: &F| sum + (g.as_f64() * parts) * (g.as_f64() * parts);
         let sum = self.layers.iter().fold(0.0, |sum, layer| match layer {
             LayerGrads::None => sum,
             LayerGrads::Linear(grads) => {

@@ -120,9 +120,7 @@ impl<F: Float> Objective<F> for CrossEntropy {
 impl<F: Float> Objective<F> for MeanSquaredError {
     fn begin(&mut self, mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
         match data.targets() {
-            TargetsView::Values(values) => {
-                check_shape("target values", values.shape(), &[data.rows(), mlp.outputs()])
-            }
+            TargetsView::Values(values) => check_values(mlp, values),
             TargetsView::Labels(_) => Err(Error::Unsupported {
                 what: "mean squared error",
                 reason: "the data set has labels; use cross-entropy, or make it a regression".to_owned(),
@@ -167,6 +165,11 @@ pub(crate) fn check_classes<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result
     }
 }
 
+/// Every row of values needs as many as the network has outputs.
+fn check_values<F: Float>(mlp: &Mlp<F>, values: ArrayView2<'_, F>) -> Result<()> {
+    check_shape("target values", values.shape(), &[values.nrows(), mlp.outputs()])
+}
+
 /// How good a network is on a data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -181,6 +184,15 @@ pub struct Evaluation {
 
 /// Rows that are predicted at once.
 const CHUNK: usize = 1024;
+
+/// Refuses data that [`evaluate`] cannot measure this network on.
+pub(super) fn check_evaluation<F: Float>(mlp: &Mlp<F>, data: &Dataset<F>) -> Result<()> {
+    check_shape("validation inputs", data.inputs().shape(), &[data.rows(), mlp.inputs()])?;
+    match data.targets() {
+        TargetsView::Labels(_) => check_classes(mlp, data),
+        TargetsView::Values(values) => check_values(mlp, values),
+    }
+}
 
 /// Measures a network in inference, a thousand rows at a time.
 ///

@@ -2,7 +2,7 @@
 //!
 //! The order is that of the layers; weight before bias, gamma before beta.
 
-use ndarray::{ArrayBase, ArrayViewMut1, Data, Dimension};
+use ndarray::{ArrayBase, ArrayViewMut1, Data, Dimension, aview1};
 
 use super::grads::{Grads, LayerGrads};
 use super::layer::Layer;
@@ -150,6 +150,13 @@ impl<F: Float> Mlp<F> {
                 Layer::Activation(_) | Layer::Dropout(_) | Layer::GaussianNoise(_) => {}
             }
         }
+    }
+
+    /// Whether no parameter is NaN or infinite.
+    pub(super) fn has_finite_parameters(&self) -> bool {
+        let mut finite = true;
+        self.show_parameters(|values| finite &= check_finite("parameter", &aview1(values)).is_ok());
+        finite
     }
 }
 

@@ -21,7 +21,7 @@ use super::data::{Dataset, count};
 use super::grads::Grads;
 use super::history::{Epoch, History, Stop};
 use super::mlp::Mlp;
-use super::objective::{Evaluation, Objective, evaluate_with};
+use super::objective::{Evaluation, Objective, check_evaluation, evaluate_with};
 use super::optimizer::Optimizer;
 use super::schedule::LearningRate;
 use super::workspace::Workspace;
@@ -42,6 +42,9 @@ pub enum Watch {
 
 /// Ends training when validation has not improved for `patience` epochs, and restores the best weights, also when the
 /// epochs run out first.
+///
+/// An epoch whose validation loss is NaN improves nothing and is never the best. Without any other the network stays as the
+/// last step left it, and [`History::best_epoch`] is `None`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EarlyStopping {
@@ -92,7 +95,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// `epochs` passes over the data in batches of `batch` rows, at a learning rate of 0.001 and with seed 0.
+    /// `epochs` passes over the data in batches of `batch` rows, at a learning rate of 0.001 and with seed 0. With
+    /// `usize::MAX` epochs, early stopping or a callback ends the training.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a batch of 0 rows.
@@ -155,13 +159,16 @@ impl Trainer {
     /// Trains `mlp` for the objective on `data`, measuring `validation` after each epoch.
     ///
     /// The optimizer keeps its state: pass the same one again to go on, a fresh one to start over. After early stopping
-    /// restored earlier weights, it still has the momentum of the last step.
+    /// restored earlier weights, it still has the momentum of the last step. All else starts over at each call: epochs and
+    /// steps count from 0, the learning rate begins its schedule, and the rows come in the order of the seed; go on with
+    /// [another seed](Self::with_seed) for another order.
     ///
     /// # Errors
     /// [`Error::Diverged`] if the loss of a batch is NaN or infinite, with the network as it was before that step (but for
-    /// the running statistics of batch norm); [`Error::Shape`], [`Error::Label`] or [`Error::Unsupported`] if data and
-    /// network do not fit, or for early stopping without a validation part; and whatever the objective, the optimizer
-    /// or a callback returns.
+    /// the running statistics of batch norm); the same with an infinite loss if a parameter is NaN or infinite at the end of
+    /// an epoch, with the network as it is. [`Error::Shape`], [`Error::Label`] or [`Error::Unsupported`] if data, validation
+    /// part and network do not fit, or for early stopping without a validation part, before anything has changed; and
+    /// whatever the objective, the optimizer or a callback returns.
     pub fn fit<F: Float>(
         &self,
         mlp: &mut Mlp<F>,
@@ -172,6 +179,9 @@ impl Trainer {
         callbacks: &mut [&mut dyn Callback<F>],
     ) -> Result<History> {
         check_shape("inputs", &[data.rows(), data.features()], &[data.rows(), mlp.inputs()])?;
+        if let Some(validation) = validation {
+            check_evaluation(mlp, validation)?;
+        }
         objective.begin(mlp, data)?;
         let mut best = self.early_stopping.map(Best::new);
         if best.is_some() && validation.is_none() {
@@ -181,7 +191,7 @@ impl Trainer {
             });
         }
         let mut history = History {
-            epochs: Vec::with_capacity(self.epochs),
+            epochs: Vec::new(),
             stop: Stop::Finished,
             best_epoch: None,
             warnings: objective.warning(mlp.outputs()).into_iter().collect(),
@@ -211,7 +221,8 @@ impl Trainer {
                 }
                 let mut grads = mlp.pass_back(cache, batch.inputs, doutputs, &dhidden, &mut workspace)?;
                 self.add_penalties(mlp, &mut grads)?;
-                let at = Step { step, steps: self.epochs * steps_per_epoch, epoch, loss, learning_rate };
+                let steps = self.epochs.saturating_mul(steps_per_epoch);
+                let at = Step { step, steps, epoch, loss, learning_rate };
                 for callback in callbacks.iter_mut() {
                     callback.on_grads(mlp, &mut grads, &at)?;
                 }
@@ -230,6 +241,10 @@ impl Trainer {
                 if flow.is_break() {
                     break;
                 }
+            }
+            // A step that overflows is seen by the loss of the next one: not after the last, nor behind a relu.
+            if !mlp.has_finite_parameters() {
+                return Err(Error::Diverged { epoch, step: step.saturating_sub(1), loss: f64::INFINITY });
             }
             let record = Epoch {
                 epoch,
@@ -283,7 +298,8 @@ impl Trainer {
     fn clip<F: Float>(&self, grads: &mut Grads<F>) {
         if let Some(max) = self.clip_norm {
             let norm = grads.norm();
-            if norm > max {
+            // Nothing brings infinite gradients to a length: the optimizer refuses them by name.
+            if norm > max && norm.is_finite() {
                 grads.scale(F::of(max / norm));
             }
         }
@@ -318,24 +334,26 @@ impl<F: Float> Best<F> {
         if epoch < self.settings.after {
             return true;
         }
-        match &self.found {
-            Some((at, best, _)) if !self.settings.watch.improves(validation, *best) => {
-                epoch - at <= self.settings.patience
-            }
-            _ => {
-                self.found = Some((epoch, validation, mlp.clone()));
-                true
-            }
+        if self.settings.watch.improves(validation, self.found.as_ref().map(|&(_, best, _)| best)) {
+            self.found = Some((epoch, validation, mlp.clone()));
+            return true;
         }
+        let vain = match self.found {
+            Some((at, ..)) => epoch - at,
+            None => epoch - self.settings.after + 1,
+        };
+        vain <= self.settings.patience
     }
 }
 
 impl Watch {
-    /// Whether `new` is better than `old`; a NaN never is.
-    fn improves(self, new: Evaluation, old: Evaluation) -> bool {
-        match self {
-            Self::Accuracy if new.accuracy != old.accuracy => new.accuracy > old.accuracy,
-            Self::Accuracy | Self::Loss => new.loss < old.loss,
+    /// Whether `new` is better than the best so far; a NaN never is.
+    fn improves(self, new: Evaluation, best: Option<Evaluation>) -> bool {
+        match (self, best) {
+            _ if new.loss.is_nan() => false,
+            (_, None) => true,
+            (Self::Accuracy, Some(best)) if new.accuracy != best.accuracy => new.accuracy > best.accuracy,
+            (Self::Accuracy | Self::Loss, Some(best)) => new.loss < best.loss,
         }
     }
 }

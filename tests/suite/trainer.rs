@@ -3,13 +3,15 @@
 use std::ops::ControlFlow;
 
 use approx::assert_relative_eq;
-use ndarray::{Array, Array2, array};
+use ndarray::{Array, Array2, ArrayView2, array};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use trimnet::nn::loss::cross_entropy;
 use trimnet::nn::{
-    Adam, Callback, CrossEntropy, Dataset, EarlyStopping, Epoch, LearningRate, MeanSquaredError, Mlp,
-    Optimizer, Sgd, Step, Stop, Trainer, Watch, evaluate,
+    Adam, Callback, CrossEntropy, Dataset, EarlyStopping, Epoch, Grads, Layer, LayerGrads, LearningRate,
+    Linear, LinearGrads, MeanSquaredError, Mlp, Optimizer, Sgd, Step, Stop, StraightThrough, Trainer, Watch,
+    evaluate,
 };
+use trimnet::quantize::{Scheme, UniformQuantizer};
 use trimnet::regularize::Penalty;
 use trimnet::{Error, Mask, Result};
 
@@ -129,6 +131,93 @@ fn a_loss_that_is_not_finite_names_its_epoch_and_step() {
     }
 }
 
+#[test]
+fn a_last_step_that_overflows_is_an_error_not_a_network() {
+    let data = Dataset::regression(array![[1e9_f32]], array![[0.0]]).unwrap();
+    let linear = Linear::new(array![[1.0_f32]], None).unwrap();
+    let mut mlp = Mlp::from_layers(1, vec![Layer::Linear(linear)]).unwrap();
+    for epochs in [1, 2] {
+        let trainer = Trainer::new(epochs, 1).unwrap();
+        let error = trainer
+            .with_learning_rate(LearningRate::constant(1e30).unwrap())
+            .fit(&mut mlp.clone(), &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut [])
+            .unwrap_err();
+        assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, loss: f64::INFINITY }), "{error}");
+    }
+    Trainer::new(1, 1)
+        .unwrap()
+        .with_learning_rate(LearningRate::constant(1e-30).unwrap())
+        .fit(&mut mlp, &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut [])
+        .unwrap();
+}
+
+/// Stops after this epoch.
+struct Until(usize);
+
+impl Callback<f64> for Until {
+    fn on_step(&mut self, _: &mut Mlp<f64>, step: &Step) -> Result<ControlFlow<()>> {
+        assert_eq!(step.steps, usize::MAX);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_epoch(&mut self, _: &mut Mlp<f64>, epoch: &Epoch) -> Result<ControlFlow<()>> {
+        Ok(if epoch.epoch == self.0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+#[test]
+fn any_number_of_epochs_may_be_asked_for() {
+    for epochs in [usize::MAX, usize::MAX / 2] {
+        let trainer = Trainer::new(epochs, 2).unwrap();
+        let callbacks: &mut [&mut dyn Callback<f64>] = &mut [&mut Until(1)];
+        let history = trainer
+            .fit(&mut network(1), &mut CrossEntropy, &rays(30), None, &mut Adam::new(), callbacks)
+            .unwrap();
+        assert_eq!((history.epochs.len(), history.stop), (2, Stop::Callback));
+    }
+}
+
+/// Makes the network predict these, one per epoch.
+struct Predict(&'static [f64]);
+
+impl Callback<f64> for Predict {
+    fn on_step(&mut self, mlp: &mut Mlp<f64>, step: &Step) -> Result<ControlFlow<()>> {
+        let y = self.0.get(step.epoch).copied().unwrap_or(0.0);
+        for linear in mlp.linears_mut() {
+            linear.set_weight(array![[y], [y]])?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+#[test]
+fn an_epoch_whose_validation_is_nan_is_never_the_best() {
+    // Both logits overflow, and the difference of two infinities is NaN.
+    let start = Linear::new(array![[1.0], [1.0]], None).unwrap();
+    let start = Mlp::from_layers(1, vec![Layer::Linear(start)]).unwrap();
+    let train = Dataset::classification(array![[0.0], [0.0]], vec![0, 1]).unwrap();
+    let test = Dataset::classification(array![[1e10], [1e10]], vec![0, 1]).unwrap();
+    for watch in [Watch::Loss, Watch::Accuracy] {
+        let fit = |patience, losses: &'static [f64]| {
+            let mut mlp = start.clone();
+            let trainer =
+                Trainer::new(6, 2).unwrap().with_early_stopping(EarlyStopping::new(watch, patience));
+            let mut predict = Predict(losses);
+            let callbacks: &mut [&mut dyn Callback<f64>] = &mut [&mut predict];
+            let history = trainer
+                .fit(&mut mlp, &mut CrossEntropy, &train, Some(&test), &mut Sgd::new(), callbacks)
+                .unwrap();
+            let weight = mlp.linears().next().unwrap().weight()[[0, 0]];
+            (history.best_epoch, history.epochs.len(), history.stop, weight, history)
+        };
+        let (best, epochs, stop, weight, history) = fit(5, &[1e300, 0.0]);
+        assert!(history.epochs[0].validation.unwrap().loss.is_nan());
+        assert_eq!((best, epochs, stop, weight), (Some(1), 6, Stop::Finished, 0.0), "{watch:?}");
+        let (best, epochs, stop, weight, _) = fit(1, &[1e300, 1e301, 1e302, 0.0]);
+        assert_eq!((best, epochs, stop, weight), (None, 2, Stop::NoImprovement, 1e301), "{watch:?}");
+    }
+}
+
 /// Remembers the network of every epoch, and spoils it after the third.
 struct Spoil(Vec<Mlp<f64>>);
 
@@ -171,6 +260,39 @@ fn early_stopping_restores_the_best_weights() {
             assert!(history.epochs.iter().all(|epoch| score(epoch) >= score(&history.epochs[best])));
         }
     }
+}
+
+#[test]
+fn early_stopping_restores_compressed_weights_only_where_it_looks_away_before() {
+    let (train, test) = rays(90).split(0.3, 2).unwrap();
+    let rate = |rate| LearningRate::constant(rate).unwrap();
+    let mut learnt = Mlp::builder(2).linear(12).tanh().linear(3).build::<f64>(&mut rng(2)).unwrap();
+    let trainer = Trainer::new(40, 16).unwrap().with_learning_rate(rate(0.02));
+    trainer.fit(&mut learnt, &mut CrossEntropy, &train, None, &mut Adam::new(), &mut []).unwrap();
+    // Nothing moves the weights but the quantizer: three values, from the fifth epoch on.
+    let trainer = Trainer::new(8, 16).unwrap().with_learning_rate(rate(0.0));
+    let begin = 4 * trainer.steps_per_epoch(&train);
+    let most_values = |stopping| {
+        let quantizer = UniformQuantizer::new(Scheme::symmetric(2).unwrap());
+        let mut aware = StraightThrough::new(quantizer, &[(begin as u64, 1.0)]).unwrap();
+        let mut mlp = learnt.clone();
+        let trainer = trainer.clone().with_early_stopping(stopping);
+        let callbacks: &mut [&mut dyn Callback<f64>] = &mut [&mut aware];
+        let history = trainer
+            .fit(&mut mlp, &mut CrossEntropy, &train, Some(&test), &mut Adam::new(), callbacks)
+            .unwrap();
+        let values = |weight: ArrayView2<'_, f64>| {
+            let mut values: Vec<_> = weight.iter().map(|w| w.to_bits()).collect();
+            values.sort_unstable();
+            values.dedup();
+            values.len()
+        };
+        (history.best_epoch.unwrap(), mlp.linears().map(|linear| values(linear.weight())).max().unwrap())
+    };
+    let (best, values) = most_values(EarlyStopping::new(Watch::Loss, 10));
+    assert!(best == 0 && values > 3, "{best} {values}");
+    let (best, values) = most_values(EarlyStopping::new(Watch::Loss, 10).after(4));
+    assert!(best == 4 && values <= 3, "{best} {values}");
 }
 
 #[test]
@@ -263,6 +385,26 @@ fn a_clipped_gradient_moves_no_further_than_its_norm() {
 }
 
 #[test]
+fn gradients_whose_squares_overflow_are_clipped_like_others() {
+    let linear =
+        |w: f64| Mlp::from_layers(1, vec![Layer::Linear(Linear::new(array![[w]], None).unwrap())]).unwrap();
+    for row in [1e30, 1e90, 1e150] {
+        let data = Dataset::regression(array![[row]], array![[0.0]]).unwrap();
+        let mut mlp = linear(1.0);
+        let trainer = Trainer::new(1, 1).unwrap().with_clip_norm(1.0).unwrap();
+        trainer
+            .with_learning_rate(LearningRate::constant(0.1).unwrap())
+            .fit(&mut mlp, &mut MeanSquaredError, &data, None, &mut Sgd::new(), &mut [])
+            .unwrap();
+        assert_relative_eq!(mlp.linears().next().unwrap().weight()[[0, 0]], 0.9, max_relative = 1e-12);
+    }
+    let grads = |dweight| Grads::new(vec![LayerGrads::Linear(LinearGrads { dweight, dbias: None })]);
+    assert_relative_eq!(grads(array![[3e200, -4e200]]).norm(), 5e200, max_relative = 1e-15);
+    assert_eq!(grads(array![[1.0, f64::INFINITY]]).norm(), f64::INFINITY);
+    assert!(grads(array![[1.0, f64::NAN]]).norm().is_nan());
+}
+
+#[test]
 fn the_learning_rate_follows_its_schedule_within_the_epoch() {
     struct Rates(Vec<f64>);
     impl Callback<f64> for Rates {
@@ -309,6 +451,24 @@ fn refuses_data_that_does_not_fit_the_network() {
 }
 
 #[test]
+fn a_validation_part_that_does_not_fit_is_refused_before_anything_changes() {
+    let trainer = Trainer::new(1, 4).unwrap();
+    let mut mlp = network(1);
+    let mut fit = |validation: Dataset<f64>| {
+        let (train, before, adam) = (rays(12), mlp.clone(), &mut Adam::new());
+        let error = trainer.fit(&mut mlp, &mut CrossEntropy, &train, Some(&validation), adam, &mut []);
+        assert_eq!(mlp, before);
+        error.unwrap_err()
+    };
+    let wide = Dataset::classification(Array2::zeros((4, 3)), vec![0; 4]).unwrap();
+    assert_eq!(fit(wide).to_string(), "validation inputs has shape [4, 3], expected [4, 2]");
+    let labels = Dataset::classification(Array2::zeros((4, 2)), vec![0, 1, 3, 0]).unwrap();
+    assert!(matches!(fit(labels), Error::Label { row: 2, label: 3, classes: 3 }));
+    let values = Dataset::regression(Array2::zeros((4, 2)), Array2::zeros((4, 2))).unwrap();
+    assert!(matches!(fit(values), Error::Shape { what: "target values", .. }));
+}
+
+#[test]
 fn evaluates_in_chunks_as_if_at_once() {
     let (mlp, data) = (network(5), rays(2500));
     let whole = evaluate(&mlp, &data).unwrap();
@@ -335,6 +495,11 @@ fn stored_settings_and_histories_come_back() {
         .unwrap();
     let text = serde_json::to_string(&history).unwrap();
     assert_eq!(serde_json::from_str::<trimnet::nn::History>(&text).unwrap(), history);
+    let mut wild = history;
+    wild.epochs[0].validation.as_mut().unwrap().loss = f64::INFINITY;
+    wild.epochs[1].loss = f64::INFINITY;
+    let text = serde_json::to_string(&wild).unwrap();
+    assert_eq!(serde_json::from_str::<trimnet::nn::History>(&text).unwrap(), wild);
     let data = Dataset::classification(array![[1.0, 0.5], [-2.0, 0.25]], vec![1, 0]).unwrap();
     let text = serde_json::to_string(&data).unwrap();
     assert_eq!(serde_json::from_str::<Dataset<f64>>(&text).unwrap(), data);
