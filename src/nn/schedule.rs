@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The epoch `e` is fractional: the trainer asks with `step / steps per epoch`, so that a cosine falls smoothly whatever
-//! the batch size. Cosine: Loshchilov & Hutter, ICLR 2017, without restarts.
+//! the batch size. A step falls at its epoch, also where `e / every` comes out a rounding below the whole number. Cosine:
+//! Loshchilov & Hutter, ICLR 2017, without restarts.
 
 use crate::error::{Error, Result};
 
@@ -78,12 +79,17 @@ impl LearningRate {
         if epoch < self.warm {
             return self.rate * (self.start + (1.0 - self.start) * epoch / self.warm);
         }
-        let epoch = epoch - self.warm;
+        let after = epoch - self.warm;
         match self.decay {
             Decay::Constant => self.rate,
-            Decay::Step { every, factor } => self.rate * factor.powf((epoch / every).floor()),
+            Decay::Step { every, factor } => {
+                // Both epochs, their difference, the period and the division round by half a unit in the last place each,
+                // and 0.3 / 0.1 is below 3.
+                let rounding = 4.0 * f64::EPSILON * epoch;
+                self.rate * factor.powf(((after + rounding) / every).floor())
+            }
             Decay::Cosine { last, epochs } => {
-                let turn = (epoch / epochs).min(1.0) * std::f64::consts::PI;
+                let turn = (after / epochs).min(1.0) * std::f64::consts::PI;
                 last + (self.rate - last) * (1.0 + turn.cos()) / 2.0
             }
         }
@@ -150,6 +156,22 @@ mod tests {
         let schedule = LearningRate::step(0.8, 3.0, 0.5).unwrap();
         let rates: Vec<_> = [0.0, 2.9, 3.0, 5.9, 6.0].iter().map(|&e| schedule.at(e)).collect();
         assert_eq!(rates, [0.8, 0.8, 0.4, 0.4, 0.2]);
+    }
+
+    #[test]
+    fn a_step_falls_at_its_epoch_whatever_the_rounding() {
+        let schedule = LearningRate::step(1.0, 0.1, 0.5).unwrap();
+        for tenth in 0..40 {
+            assert_eq!(schedule.at(f64::from(tenth) / 10.0), 0.5f64.powi(tenth), "tenth {tenth}");
+            assert_eq!(schedule.at(f64::from(tenth) / 10.0 + 0.09), 0.5f64.powi(tenth), "and a while");
+        }
+        for warm in [0.3, 0.9, 10.0, 100.1] {
+            let schedule = schedule.with_warm_up(warm, 0.0).unwrap();
+            for tenth in 0..40 {
+                let epoch = warm + f64::from(tenth) / 10.0;
+                assert_eq!(schedule.at(epoch), 0.5f64.powi(tenth), "{warm} and tenth {tenth}");
+            }
+        }
     }
 
     #[test]
