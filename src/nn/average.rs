@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 
 use super::callback::{Callback, Step};
 use super::mlp::Mlp;
+use super::optimizer::narrow;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 
@@ -77,7 +78,7 @@ impl WeightAverage {
             self.steps = 0;
             self.means = sizes.map(|size| vec![0.0; size]).collect();
         }
-        self.steps += 1;
+        self.steps = self.steps.saturating_add(1);
         let rate = (1.0 - self.decay).max(1.0 / self.steps as f64);
         let mut means = self.means.iter_mut();
         mlp.show_parameters(|values| {
@@ -90,7 +91,8 @@ impl WeightAverage {
     /// Writes the average into `mlp`, whose masks hold. Does nothing before the first step.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it is not of the network that was averaged.
+    /// [`Error::Shape`] if it is not of the network that was averaged; [`Error::OutOfRange`] for an average that is not
+    /// finite in the type of the weights. Nothing has changed if this fails.
     pub fn apply<F: Float>(&self, mlp: &mut Mlp<F>) -> Result<()> {
         if self.steps == 0 {
             return Ok(());
@@ -98,6 +100,7 @@ impl WeightAverage {
         let actual: Vec<_> = mlp.parameter_dims().map(|dims| dims.elements()).collect();
         let expected: Vec<_> = self.means.iter().map(Vec::len).collect();
         check_shape("list of parameter lengths", &actual, &expected)?;
+        self.means.iter().flatten().try_for_each(|&mean| narrow::<F>("average", mean).map(|_| ()))?;
         let mut means = self.means.iter();
         mlp.write_parameters(|values| {
             for (value, &mean) in values.iter_mut().zip(means.next().into_iter().flatten()) {
@@ -135,10 +138,8 @@ impl TryFrom<Raw> for WeightAverage {
         if !(0.0..=1.0).contains(&decay) {
             return Err(Error::OutOfRange { name: "decay", value: decay, range: "0 <= decay <= 1" });
         }
-        if let Some(&value) =
-            means.iter().flatten().find(|mean| mean.is_nan() || mean.abs() > f64::from(f32::MAX))
-        {
-            return Err(Error::OutOfRange { name: "average", value, range: "finite as an f32" });
+        if let Some(&value) = means.iter().flatten().find(|mean| !mean.is_finite()) {
+            return Err(Error::OutOfRange { name: "average", value, range: "finite" });
         }
         Ok(Self { decay, begin, steps, means })
     }
@@ -191,6 +192,34 @@ mod tests {
         average.add(&other);
         assert_eq!(average.steps(), 1);
         average.apply(&mut other).unwrap();
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_stored_average_comes_back_with_any_weights_and_any_number_of_steps() {
+        let mut average = WeightAverage::uniform(0);
+        average.add(&network(array![[1e39, 2.0]]));
+        let text = serde_json::to_string(&average).unwrap();
+        assert_eq!(serde_json::from_str::<WeightAverage>(&text).unwrap(), average);
+        let text = text.replace(r#""steps":1"#, &format!(r#""steps":{}"#, u64::MAX));
+        let mut average = serde_json::from_str::<WeightAverage>(&text).unwrap();
+        average.add(&network(array![[1e39, 2.0]]));
+        assert_eq!(average.steps(), u64::MAX);
+        let mut mlp = network(array![[0.0, 0.0]]);
+        average.apply(&mut mlp).unwrap();
+        assert_eq!(mlp, network(array![[1e39, 2.0]]));
+    }
+
+    #[test]
+    fn an_average_that_does_not_fit_the_type_of_the_weights_is_refused_and_changes_nothing() {
+        let mut average = WeightAverage::uniform(0);
+        average.add(&network(array![[1.0, 1e39]]));
+        let narrow = Linear::new(array![[5.0_f32, 5.0]], Some(array![1.0])).unwrap();
+        let mut narrow = Mlp::from_layers(2, vec![Layer::Linear(narrow)]).unwrap();
+        let before = narrow.clone();
+        let error = average.apply(&mut narrow).unwrap_err();
+        assert!(matches!(error, Error::OutOfRange { name: "average", value: 1e39, .. }), "{error}");
+        assert_eq!(narrow, before);
     }
 
     #[test]
