@@ -11,6 +11,7 @@
 use ndarray::{Array2, ArrayView2};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
+use super::loss::check_weight;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
 use crate::nn::frozen::Frozen;
@@ -88,7 +89,8 @@ impl<'t, F: Float> Hint<'t, F> {
     /// by batch; both count all layers, activations too, from 0.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless `weight` is finite and not negative, or if the teacher has no such layer.
+    /// [`Error::OutOfRange`] unless `weight` is finite, also in the element type, and not negative, or if the teacher has
+    /// no such layer.
     pub fn live(layer: usize, teacher: &'t Mlp<F>, teacher_layer: usize, weight: f64) -> Result<Self> {
         Self::new(layer, Source::Live(Frozen::new(teacher, Some(teacher_layer))?), weight)
     }
@@ -97,7 +99,7 @@ impl<'t, F: Float> Hint<'t, F> {
     /// [`Mlp::hidden`] computes it.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless `weight` is finite and not negative.
+    /// [`Error::OutOfRange`] unless `weight` is finite, also in the element type, and not negative.
     pub fn cached(layer: usize, hidden: Array2<F>, weight: f64) -> Result<Self> {
         Self::new(layer, Source::Cached(hidden), weight)
     }
@@ -113,13 +115,7 @@ impl<'t, F: Float> Hint<'t, F> {
     }
 
     fn new(layer: usize, source: Source<'t, F>, weight: f64) -> Result<Self> {
-        if !(weight >= 0.0 && weight.is_finite()) {
-            return Err(Error::OutOfRange {
-                name: "hint weight",
-                value: weight,
-                range: "0 <= weight, finite",
-            });
-        }
+        check_weight::<F>("hint weight", weight)?;
         Ok(Self { layer, source, weight, regressor_seed: None, regressor: None })
     }
 

@@ -97,15 +97,19 @@ impl KdWeights {
         Self { hard: alpha, soft: 1.0 - alpha }
     }
 
-    /// Both weights finite and not negative.
-    pub(super) fn check(self) -> Result<()> {
-        for (name, value) in [("hard weight", self.hard), ("soft weight", self.soft)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::OutOfRange { name, value, range: "0 <= weight, finite" });
-            }
-        }
-        Ok(())
+    /// Both weights not negative, and finite in the element type.
+    pub(super) fn check<F: Float>(self) -> Result<()> {
+        check_weight::<F>("hard weight", self.hard)?;
+        check_weight::<F>("soft weight", self.soft)
     }
+}
+
+/// Refuses a weight of a term that is negative, or not finite in the element type.
+pub(super) fn check_weight<F: Float>(name: &'static str, value: f64) -> Result<()> {
+    if value >= 0.0 && F::of(value).is_finite() {
+        return Ok(());
+    }
+    Err(Error::OutOfRange { name, value, range: "0 <= weight, finite in the element type" })
 }
 
 /// What the sum of the soft term over rows and classes is divided by.
@@ -123,6 +127,9 @@ pub enum Reduction {
 }
 
 /// The distillation loss with its settings.
+///
+/// The formula has `T^2`: it must be a normal number, neither 0 nor infinite, in the element type. For `f32` that
+/// allows temperatures from 1.1e-19 to 1.8e19, for `f64` from 1.5e-154 to 1.3e154.
 ///
 /// ```
 /// use ndarray::array;
@@ -159,7 +166,7 @@ impl KdLoss {
     /// `alpha * CE + (1 - alpha) * T^2 * KL`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless `temperature` is finite and positive and `0 <= alpha <= 1`.
+    /// [`Error::OutOfRange`] unless `temperature` is positive with a normal square in `f64` and `0 <= alpha <= 1`.
     pub fn new(temperature: f64, alpha: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&alpha) {
             return Err(Error::OutOfRange { name: "alpha", value: alpha, range: "0 <= alpha <= 1" });
@@ -210,7 +217,7 @@ impl KdLoss {
     ///
     /// # Errors
     /// [`Error::Shape`] if the two differ in shape or the labels in number, [`Error::Empty`] without rows or classes,
-    /// [`Error::Label`] for a label out of range.
+    /// [`Error::Label`] for a label out of range, [`Error::OutOfRange`] for settings out of the range of the element type.
     pub fn evaluate<F: Float>(
         &self,
         student: ArrayView2<'_, F>,
@@ -232,6 +239,7 @@ impl KdLoss {
         labels: &[usize],
         dlogits: &mut Array2<F>,
     ) -> Result<(F, F)> {
+        self.check::<F>()?;
         check_shape("teacher logits", teacher.shape(), student.shape())?;
         check_labels(student, labels)?;
         Ok(self.rows(student, teacher, Some(labels), self.weights, dlogits))
@@ -241,12 +249,14 @@ impl KdLoss {
     /// what there is to learn from rows without labels.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the two differ in shape, [`Error::Empty`] without rows or classes.
+    /// [`Error::Shape`] if the two differ in shape, [`Error::Empty`] without rows or classes, [`Error::OutOfRange`] for
+    /// settings out of the range of the element type.
     pub fn soft<F: Float>(
         &self,
         student: ArrayView2<'_, F>,
         teacher: ArrayView2<'_, F>,
     ) -> Result<(F, Array2<F>)> {
+        self.check::<F>()?;
         check_shape("teacher logits", teacher.shape(), student.shape())?;
         if student.is_empty() {
             return Err(Error::Empty { what: "logits" });
@@ -286,12 +296,20 @@ impl KdLoss {
         (F::of(hard / rows), F::of(self.temperature * self.temperature * kl / divisor))
     }
 
-    fn checked(self) -> Result<Self> {
-        let range = "0 < temperature, finite";
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::OutOfRange { name: "temperature", value: self.temperature, range });
+    /// Refuses settings out of the range of the element type.
+    pub(super) fn check<F: Float>(&self) -> Result<()> {
+        let t = self.temperature;
+        if !(t > 0.0 && F::of(t * t).is_normal()) {
+            let range = "0 < temperature, its square normal in the element type";
+            return Err(Error::OutOfRange { name: "temperature", value: t, range });
         }
-        self.weights.check()?;
+        self.weights.check::<F>()?;
+        check_weight::<F>("soft weight times temperature", self.weights.soft * t)
+    }
+
+    /// In the widest type: the element type is known when there are logits.
+    fn checked(self) -> Result<Self> {
+        self.check::<f64>()?;
         Ok(self)
     }
 }
@@ -400,6 +418,31 @@ mod tests {
         assert!(matches!(kd.soft(student.view(), array![[1.0]].view()), Err(Error::Shape { .. })));
         let empty = Array2::<f32>::zeros((0, 3));
         assert!(matches!(kd.soft(empty.view(), empty.view()), Err(Error::Empty { .. })));
+    }
+
+    #[test]
+    fn refuses_settings_out_of_the_range_of_the_element_type() {
+        let (student, teacher, labels) = golden();
+        let (narrow, narrow_teacher) = (student.mapv(|x| x as f32), teacher.mapv(|x| x as f32));
+        let weighted =
+            |hard, soft| KdLoss::new(2.0, 0.5).unwrap().with_weights(KdWeights { hard, soft }).unwrap();
+        let mut refused: Vec<_> =
+            [1e-46, 1e-40, 1e-20, 1e20, 1e39].iter().map(|&t| KdLoss::new(t, 0.5).unwrap()).collect();
+        refused.extend([weighted(1e39, 0.0), weighted(0.0, 1e39), weighted(0.0, 3e38)]);
+        for kd in refused {
+            let terms = kd.evaluate(narrow.view(), narrow_teacher.view(), &labels);
+            assert!(matches!(terms, Err(Error::OutOfRange { .. })), "{kd:?}");
+            assert!(matches!(kd.soft(narrow.view(), narrow_teacher.view()), Err(Error::OutOfRange { .. })));
+            assert!(kd.evaluate(student.view(), teacher.view(), &labels).unwrap().loss.is_finite());
+        }
+        for t in [1.1e-19, 1.8e19] {
+            let terms = KdLoss::new(t, 0.5).unwrap().evaluate(narrow.view(), narrow_teacher.view(), &labels);
+            let terms = terms.unwrap();
+            assert!(terms.loss.is_finite() && terms.dlogits.iter().all(|d| d.is_finite()), "{t}: {terms:?}");
+        }
+        for t in [1e-160, 1e160] {
+            assert!(matches!(KdLoss::new(t, 0.5), Err(Error::OutOfRange { name: "temperature", .. })));
+        }
     }
 
     #[cfg(feature = "serde")]

@@ -75,7 +75,8 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// Asks the teacher, in inference, about every batch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative, or a setting out of the range of the
+    /// element type.
     pub fn live(teacher: &'t Mlp<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Live(Frozen::new(teacher, None)?), compare.into())
     }
@@ -84,7 +85,8 @@ impl<'t, F: Float> Distillation<'t, F> {
     /// instead of once per epoch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative or not finite.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a weight that is negative, or a setting out of the range of the
+    /// element type.
     pub fn cached(outputs: Array2<F>, compare: impl Into<Compare>) -> Result<Self> {
         Self::new(Source::Cached(outputs), compare.into())
     }
@@ -97,8 +99,9 @@ impl<'t, F: Float> Distillation<'t, F> {
     }
 
     fn new(source: Source<'t, F>, compare: Compare) -> Result<Self> {
-        if let Compare::Values(weights) = compare {
-            weights.check()?;
+        match compare {
+            Compare::Logits(loss) => loss.check::<F>()?,
+            Compare::Values(weights) => weights.check::<F>()?,
         }
         let workspace = Workspace::new();
         Ok(Self { source, compare, hints: Vec::new(), layers: Vec::new(), workspace })

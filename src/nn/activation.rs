@@ -17,6 +17,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use ndarray::{Array2, ArrayViewMut, Dimension, Zip};
 
+use super::optimizer::narrow;
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 
@@ -35,9 +36,9 @@ use crate::float::{Float, check_shape};
 pub enum Activation {
     /// `max(x, 0)`.
     Relu,
-    /// `x` above zero, `slope * x` below; the slope is finite (PyTorch's default is 0.01).
+    /// `x` above zero, `slope * x` below; the slope is finite in the type of the weights (PyTorch's default is 0.01).
     LeakyRelu(f64),
-    /// `x` above zero, `alpha * (e^x - 1)` below; alpha is finite (PyTorch's default is 1).
+    /// `x` above zero, `alpha * (e^x - 1)` below; alpha is finite in the type of the weights (PyTorch's default is 1).
     Elu(f64),
     /// The hyperbolic tangent, -1..1.
     Tanh,
@@ -47,7 +48,8 @@ pub enum Activation {
     Gelu,
     /// The approximation of [`Gelu`](Self::Gelu) by a hyperbolic tangent; off by up to 5e-4.
     GeluTanh,
-    /// The nearest number in `min..=max`, both finite: `ReLU6` is 0 and 6. `f32::MAX` is as good as no bound.
+    /// The nearest number in `min..=max`, both finite in the type of the weights: `ReLU6` is 0 and 6. `f32::MAX` is as good
+    /// as no bound.
     Clip {
         /// The lower bound.
         min: f64,
@@ -57,14 +59,15 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Refuses a setting that is not finite, and bounds in the wrong order.
-    pub(super) fn check(self) -> Result<()> {
+    /// Refuses a setting that is not finite in the type of the weights, and bounds in the wrong order.
+    pub(super) fn check<F: Float>(self) -> Result<()> {
+        let finite = |x: f64| F::of(x).is_finite();
         let (name, value) = match self {
             Self::LeakyRelu(slope) => ("slope of leaky relu", slope),
             Self::Elu(alpha) => ("alpha of elu", alpha),
-            Self::Clip { min, .. } if !min.is_finite() => ("lower bound of clip", min),
+            Self::Clip { min, .. } if !finite(min) => ("lower bound of clip", min),
             Self::Clip { min, max } => {
-                if max.is_finite() && min > max {
+                if finite(max) && min > max {
                     let range = "not below the lower bound";
                     return Err(Error::OutOfRange { name: "upper bound of clip", value: max, range });
                 }
@@ -72,10 +75,7 @@ impl Activation {
             }
             _ => return Ok(()),
         };
-        if value.is_finite() {
-            return Ok(());
-        }
-        Err(Error::OutOfRange { name, value, range: "finite" })
+        narrow::<F>(name, value).map(|_| ())
     }
 
     /// Whether codes can do it by a lower and an upper limit, without looking anything up.
@@ -299,15 +299,34 @@ mod tests {
     #[test]
     fn refuses_settings_that_are_not_finite_and_bounds_in_the_wrong_order() {
         assert_eq!(
-            Activation::LeakyRelu(f64::NAN).check().unwrap_err().to_string(),
-            "slope of leaky relu is NaN, allowed is finite"
+            Activation::LeakyRelu(f64::NAN).check::<f64>().unwrap_err().to_string(),
+            "slope of leaky relu is NaN, allowed is finite in the type of the weights"
         );
-        assert!(Activation::Elu(f64::INFINITY).check().is_err());
+        assert!(Activation::Elu(f64::INFINITY).check::<f64>().is_err());
         for (min, max) in [(f64::NAN, 1.0), (0.0, f64::NAN), (0.0, f64::INFINITY), (-f64::INFINITY, 0.0)] {
-            assert!(Activation::Clip { min, max }.check().is_err(), "{min} {max}");
+            assert!(Activation::Clip { min, max }.check::<f64>().is_err(), "{min} {max}");
         }
-        let error = Activation::Clip { min: 1.0, max: 0.5 }.check().unwrap_err();
+        let error = Activation::Clip { min: 1.0, max: 0.5 }.check::<f64>().unwrap_err();
         assert_eq!(error.to_string(), "upper bound of clip is 0.5, allowed is not below the lower bound");
-        Activation::Clip { min: 1.0, max: 1.0 }.check().unwrap();
+        Activation::Clip { min: 1.0, max: 1.0 }.check::<f64>().unwrap();
+    }
+
+    #[test]
+    fn refuses_settings_that_are_infinite_in_the_type_of_the_weights() {
+        for activation in [
+            Activation::LeakyRelu(1e300),
+            Activation::Elu(-1e39),
+            Activation::Clip { min: -1e39, max: 0.0 },
+            Activation::Clip { min: 0.0, max: 1e39 },
+        ] {
+            activation.check::<f64>().unwrap();
+            let error = activation.check::<f32>().unwrap_err().to_string();
+            assert!(
+                error.ends_with("allowed is finite in the type of the weights"),
+                "{activation:?}: {error}"
+            );
+        }
+        let most = f64::from(f32::MAX);
+        Activation::Clip { min: -most, max: most }.check::<f32>().unwrap();
     }
 }

@@ -148,13 +148,7 @@ impl MlpBuilder {
         for &step in &self.steps {
             layers.push(match step {
                 Step::Linear { outputs, bias } => {
-                    if width.checked_mul(outputs).is_none_or(|n| n > isize::MAX as usize / F::BYTES) {
-                        return Err(Error::OutOfRange {
-                            name: "number of weights of a linear layer",
-                            value: width as f64 * outputs as f64,
-                            range: "what memory can address",
-                        });
-                    }
+                    check_memory::<F>("number of weights of a linear layer", width, outputs)?;
                     let weight = self.init.weight(outputs, width, rng);
                     let bias = match bias {
                         Bias::Yes => Some(self.init.bias(outputs, width, rng)),
@@ -163,8 +157,14 @@ impl MlpBuilder {
                     width = outputs;
                     Layer::Linear(Linear::new(weight, bias)?)
                 }
-                Step::BatchNorm => Layer::BatchNorm(BatchNorm::new(width)?),
-                Step::LayerNorm => Layer::LayerNorm(LayerNorm::new(width)?),
+                Step::BatchNorm => {
+                    check_memory::<F>("number of features of a batch norm", width, 1)?;
+                    Layer::BatchNorm(BatchNorm::new(width)?)
+                }
+                Step::LayerNorm => {
+                    check_memory::<F>("number of features of a layer norm", width, 1)?;
+                    Layer::LayerNorm(LayerNorm::new(width)?)
+                }
                 Step::Activation(activation) => Layer::Activation(activation),
                 Step::Dropout(p) => Layer::Dropout(Dropout::new(p)?),
                 Step::GaussianNoise(deviation) => Layer::GaussianNoise(GaussianNoise::new(deviation)?),
@@ -172,6 +172,14 @@ impl MlpBuilder {
         }
         Mlp::from_layers(self.inputs, layers)
     }
+}
+
+/// Refuses a matrix of so many rows and columns that has no address in memory.
+fn check_memory<F: Float>(name: &'static str, rows: usize, columns: usize) -> Result<()> {
+    if rows.checked_mul(columns).is_some_and(|n| n <= isize::MAX as usize / F::BYTES) {
+        return Ok(());
+    }
+    Err(Error::OutOfRange { name, value: rows as f64 * columns as f64, range: "what memory can address" })
 }
 
 #[cfg(test)]
@@ -190,10 +198,17 @@ mod tests {
         assert_eq!(error(Mlp::builder(0).relu()), "the input of the network is empty");
         assert_eq!(error(Mlp::builder(3)), "the list of linear layers is empty");
         assert_eq!(error(Mlp::builder(3).linear(0)), "weight is empty");
-        assert!(error(Mlp::builder(3).linear(usize::MAX / 2)).contains("memory"));
+        let memory = "is 2305843009213694000, allowed is what memory can address";
+        for (builder, what) in [
+            (Mlp::builder(1 << 60).linear(2), "weights of a linear layer"),
+            (Mlp::builder(1 << 61).batch_norm(), "features of a batch norm"),
+            (Mlp::builder(1 << 61).layer_norm(), "features of a layer norm"),
+        ] {
+            assert_eq!(error(builder), format!("number of {what} {memory}"));
+        }
         assert_eq!(
             error(Mlp::builder(3).linear(2).leaky_relu(f64::NAN)),
-            "slope of leaky relu is NaN, allowed is finite"
+            "slope of leaky relu is NaN, allowed is finite in the type of the weights"
         );
         assert!(error(Mlp::builder(3).linear(2).dropout(1.5)).contains("allowed is"));
         assert!(error(Mlp::builder(3).linear(2).gaussian_noise(-1.0)).contains("allowed is"));

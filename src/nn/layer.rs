@@ -42,7 +42,7 @@ impl<F: Float> Layer<F> {
     ///
     /// # Errors
     /// [`Error::Shape`] if the layer is made for another number of inputs; [`Error::OutOfRange`] for an
-    /// activation whose setting is not finite.
+    /// activation whose setting is not finite in the type of the weights.
     pub fn outputs(&self, inputs: usize) -> Result<usize> {
         match self {
             Self::Linear(linear) => {
@@ -51,7 +51,7 @@ impl<F: Float> Layer<F> {
             }
             Self::BatchNorm(norm) => check_shape("batch norm", &[norm.features()], &[inputs])?,
             Self::LayerNorm(norm) => check_shape("layer norm", &[norm.features()], &[inputs])?,
-            Self::Activation(activation) => activation.check()?,
+            Self::Activation(activation) => activation.check::<F>()?,
             Self::Dropout(_) | Self::GaussianNoise(_) => {}
         }
         Ok(inputs)

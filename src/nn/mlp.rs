@@ -62,7 +62,8 @@ impl<F: Float> Mlp<F> {
     ///
     /// # Errors
     /// [`Error::Empty`] for no inputs or no linear layer; [`Error::Shape`] if the output of a layer does not fit
-    /// the next; [`Error::OutOfRange`] for an activation whose setting is not finite.
+    /// the next; [`Error::OutOfRange`] for an activation whose setting is not finite in the type of the
+    /// weights.
     pub fn from_layers(inputs: usize, layers: Vec<Layer<F>>) -> Result<Self> {
         if inputs == 0 {
             return Err(Error::Empty { what: "the input of the network" });
@@ -372,9 +373,12 @@ mod tests {
         let json = serde_json::to_string(&mlp).unwrap();
         assert_eq!(serde_json::from_str::<Mlp<f32>>(&json).unwrap(), mlp);
 
-        for (good, bad) in
-            [(r#""inputs":2"#, r#""inputs":3"#), (r#""inputs":2"#, r#""inputs":0"#), ("0.25", "1.5")]
-        {
+        for (good, bad) in [
+            (r#""inputs":2"#, r#""inputs":3"#),
+            (r#""inputs":2"#, r#""inputs":0"#),
+            ("0.25", "1.5"),
+            (r#""LeakyRelu":0.1"#, r#""LeakyRelu":1e300"#),
+        ] {
             assert!(json.contains(good), "{json}");
             assert!(serde_json::from_str::<Mlp<f32>>(&json.replace(good, bad)).is_err(), "{bad}");
         }

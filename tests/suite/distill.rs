@@ -182,6 +182,10 @@ fn refuses_a_pair_that_does_not_fit() {
     assert!(Hint::live(1, &teacher, 9, 1.0).is_err());
     assert!(Hint::live(1, &teacher, 1, -1.0).is_err());
     assert!(Distillation::live(&teacher, KdWeights { hard: f64::NAN, soft: 1.0 }).is_err());
+    let teacher = Mlp::builder(2).linear(2).build::<f32>(&mut rng(1)).unwrap();
+    assert!(Hint::live(0, &teacher, 0, 1e39).is_err());
+    assert!(Distillation::live(&teacher, KdWeights { hard: 1e39, soft: 1.0 }).is_err());
+    assert!(Distillation::live(&teacher, KdLoss::new(1e39, 0.5).unwrap()).is_err());
 }
 
 #[test]
