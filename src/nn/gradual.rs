@@ -31,6 +31,9 @@ use crate::tensor::Mask;
 /// A [`Callback`] that masks the least important weights of the network as a [`Schedule`] of steps says: the smallest of all
 /// linear layers together, unless told otherwise.
 ///
+/// One callback is for one training, whose steps the schedule counts. At the first step of another it starts anew, unless the
+/// masks of the network are those that it left: what other hands have masked stays masked.
+///
 /// Masks alone make nothing smaller: follow with [`Mlp::shrink`] or store the weights as sparse tensors.
 ///
 /// ```
@@ -56,6 +59,8 @@ pub struct GradualPruning {
     report: Option<PruneReport>,
     /// Of each linear layer, since the last change.
     seen: Vec<Seen>,
+    /// The masks of all linear layers after the last change.
+    left: Vec<Mask<Ix2>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +102,7 @@ impl GradualPruning {
             regrowth: 0.0,
             report: None,
             seen: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -250,7 +256,10 @@ fn regrow(back: usize, pruned: &mut [(Mask<Ix2>, PruneReport)], seen: &mut [Seen
 }
 
 impl<F: Float> Callback<F> for GradualPruning {
-    fn on_grads(&mut self, mlp: &Mlp<F>, grads: &mut Grads<F>, _step: &Step) -> Result<()> {
+    fn on_grads(&mut self, mlp: &Mlp<F>, grads: &mut Grads<F>, step: &Step) -> Result<()> {
+        if step.step == 0 && !mlp.masks().eq(self.left.iter().map(Some)) {
+            (self.report, self.seen, self.left) = (None, Vec::new(), Vec::new());
+        }
         if !self.watches_gradients() {
             return Ok(());
         }
@@ -293,6 +302,7 @@ impl<F: Float> Callback<F> for GradualPruning {
         }
         self.seen = seen;
         let (masks, reports): (Vec<_>, Vec<_>) = pruned.into_iter().unzip();
+        self.left.clone_from(&masks);
         mlp.apply_masks(masks)?;
         self.report = Some(reports.into_iter().sum());
         Ok(ControlFlow::Continue(()))
@@ -422,6 +432,27 @@ mod tests {
             mlp.masks().map(|mask| mask.unwrap().clone()).collect::<Vec<_>>()
         };
         assert_ne!(masks(0.25), masks(0.0));
+    }
+
+    #[test]
+    fn a_second_training_starts_anew_and_frees_no_mask_of_its_network() {
+        let fit = |mlp: &mut Mlp<f64>, pruning: &mut GradualPruning| {
+            let trainer = Trainer::new(2, 10).unwrap();
+            trainer.fit(mlp, &mut CrossEntropy, &data(), None, &mut Adam::new(), &mut [pruning]).unwrap();
+        };
+        let fresh = || GradualPruning::new(Schedule::constant(0.6, 0).unwrap()).with_regrowth(0.25).unwrap();
+        let mut pruning = fresh();
+        fit(&mut network(), &mut pruning);
+
+        let mut mlp = network();
+        let foreign = Array2::from_shape_fn((20, 3), |(_, column)| column != 2);
+        mlp.linears_mut().next().unwrap().set_mask(Mask::new(foreign.clone())).unwrap();
+        let mut alone = mlp.clone();
+        fit(&mut mlp, &mut pruning);
+        fit(&mut alone, &mut fresh());
+        assert_eq!(mlp, alone);
+        let mask = mlp.masks().next().unwrap().unwrap();
+        assert!(mask.keep().iter().zip(&foreign).all(|(&now, &before)| !now || before));
     }
 
     #[test]

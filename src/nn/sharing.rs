@@ -42,6 +42,10 @@ pub enum SharedGradient {
 /// more values besides 0 than the quantizer has entries (one fewer if it had zeros). Clustered anew is a layer that has
 /// changed its shape since.
 ///
+/// One callback is for one network. A training that begins with a layer whose weights do not share the values that they were
+/// left with starts anew, from `begin` on. Where early stopping restores an epoch before `begin`, nothing is shared: let it
+/// look away until then, with [`EarlyStopping::after`](super::EarlyStopping::after).
+///
 /// ```
 /// use ndarray::array;
 /// use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
@@ -88,12 +92,16 @@ impl WeightSharing {
 }
 
 impl<F: Float> Callback<F> for WeightSharing {
-    fn on_grads(&mut self, mlp: &Mlp<F>, grads: &mut Grads<F>, _step: &Step) -> Result<()> {
+    fn on_grads(&mut self, mlp: &Mlp<F>, grads: &mut Grads<F>, step: &Step) -> Result<()> {
         let layers = self.layers.iter_mut().zip(mlp.linears().zip(grads.dweights_mut()));
-        for (sharers, (linear, dweight)) in layers {
-            if let Some(sharers) = sharers.as_mut().filter(|sharers| sharers.fit(linear)) {
+        for (place, (linear, dweight)) in layers {
+            if let Some(sharers) = place.as_mut().filter(|sharers| sharers.fit(linear)) {
                 sharers.leave(linear);
-                sharers.pool(dweight, self.gradient);
+                if step.step > 0 || sharers.hold(linear.weight()) {
+                    sharers.pool(dweight, self.gradient);
+                } else {
+                    *place = None;
+                }
             }
         }
         Ok(())
@@ -152,6 +160,15 @@ impl Sharers {
             let dropped = self.places.iter_mut().zip(mask.keep()).filter(|(_, keep)| !**keep);
             dropped.for_each(|(place, _)| *place = NONE);
         }
+    }
+
+    /// Whether those that share a place have one value, and those without any are 0.
+    fn hold<F: Float>(&self, weight: ArrayView2<'_, F>) -> bool {
+        let mut values = vec![None; self.values];
+        weight.iter().zip(&self.places).all(|(&w, &place)| match values.get_mut(place as usize) {
+            Some(value) => *value.get_or_insert(w) == w,
+            None => w.is_zero(),
+        })
     }
 
     fn forget_zeros<F: Float>(&mut self, weight: ArrayView2<'_, F>) {
@@ -233,6 +250,22 @@ mod tests {
         mlp.linears_mut().next().unwrap().set_weight(array![[2.0, 5.0, 9.0, -4.0]]).unwrap();
         assert!(sharing.on_step(&mut mlp, &step(7)).unwrap().is_continue());
         assert_eq!(weight(&mlp), array![[0.0, 5.0, 0.0, -4.0]]);
+    }
+
+    #[test]
+    fn another_network_starts_anew_and_the_same_goes_on() {
+        let mut mlp = network(array![[1.0, 1.2, 0.0, -3.0]]);
+        let mut sharing = WeightSharing::new(PaletteQuantizer::new(3).unwrap(), 2);
+        assert!(sharing.on_step(&mut mlp, &step(2)).unwrap().is_continue());
+        mlp.apply_masks(vec![Mask::new(array![[false, true, true, true]])]).unwrap();
+        let (same, mut other) = (mlp.clone(), network(array![[1.0, 2.0, 0.5, -3.0]]));
+        for (mlp, expected) in [(&same, [0.0, 4.0, 0.0, 7.0]), (&other, [2.0, 4.0, 5.0, 7.0])] {
+            let mut grads = grads(array![[2.0, 4.0, 5.0, 7.0]]);
+            sharing.on_grads(mlp, &mut grads, &step(0)).unwrap();
+            assert_eq!(grads.dweights().next().unwrap().row(0).to_vec(), expected);
+        }
+        assert!(sharing.on_step(&mut other, &step(2)).unwrap().is_continue());
+        assert_eq!(weight(&other), array![[0.75, 2.0, 0.75, -3.0]]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::ops::{ControlFlow, Range};
 use ndarray::{Array2, ArrayView2, Ix2, Zip};
 
 use super::callback::{Callback, Step};
+use super::grads::Grads;
 use super::mlp::Mlp;
 use super::ramp::{Ramp, means};
 use crate::error::{Error, Result};
@@ -22,7 +23,12 @@ use crate::traits::{Compressed, Compressor};
 /// A [`Callback`] for quantization-aware training of all linear layers' weights, with any [`Compressor`].
 ///
 /// What the mask of a layer drops is 0 in both copies. When the training ends the network holds compressed weights (all of
-/// them, if the fraction is 1). The compressor runs after every step on every layer: choose one that is quick.
+/// them, if the fraction is 1). Where early stopping restores an epoch, it holds those of that epoch: let it look away until
+/// the fraction is 1, with [`EarlyStopping::after`](super::EarlyStopping::after). The compressor runs after every step on
+/// every layer: choose one that is quick.
+///
+/// One callback is for one network. A training that begins with other weights than those it left shown starts anew, layer by
+/// layer.
 ///
 /// ```
 /// use ndarray::array;
@@ -104,6 +110,22 @@ impl<F: Float, C: Compressor<F, Ix2>> StraightThrough<F, C> {
 }
 
 impl<F: Float, C: Compressor<F, Ix2>> Callback<F> for StraightThrough<F, C> {
+    fn on_grads(&mut self, mlp: &Mlp<F>, _grads: &mut Grads<F>, step: &Step) -> Result<()> {
+        if step.step > 0 {
+            return Ok(());
+        }
+        for (place, linear) in self.layers.iter_mut().zip(mlp.linears()) {
+            let Some(held) = place else { continue };
+            if let Some(mask) = linear.mask().filter(|mask| mask.keep().dim() == held.shown.dim()) {
+                mask.apply(held.shown.view_mut())?;
+            }
+            if held.shown != linear.weight() {
+                *place = None;
+            }
+        }
+        Ok(())
+    }
+
     fn on_step(&mut self, mlp: &mut Mlp<F>, step: &Step) -> Result<ControlFlow<()>> {
         let step = step.step as u64;
         if step < self.begin {
@@ -206,6 +228,23 @@ mod tests {
             assert!(aware.on_step(&mut mlp, &step(n)).unwrap().is_continue());
             assert_eq!(weight(&mlp), expected, "step {n}");
         }
+    }
+
+    #[test]
+    fn another_network_starts_anew_and_the_same_goes_on() {
+        let (mut mlp, mut aware) = (network(array![[3.0, 1.4, 2.0]]), aware(&[(0, 1.0)]));
+        let mut grads = Grads::new(Vec::new());
+        let mut fit = |mlp: &mut Mlp<f64>, moved: f64| {
+            aware.on_grads(mlp, &mut grads, &step(0)).unwrap();
+            add(mlp, array![[0.0, moved, 0.0]]);
+            assert!(aware.on_step(mlp, &step(0)).unwrap().is_continue());
+            aware.latent(0).unwrap()[[0, 1]]
+        };
+        assert_eq!(fit(&mut mlp, 0.0), 1.4);
+        assert!((fit(&mut mlp, 0.2) - 1.6).abs() < 1e-12);
+        mlp.apply_masks(vec![Mask::new(array![[true, true, false]])]).unwrap();
+        assert!((fit(&mut mlp, 0.2) - 1.8).abs() < 1e-12);
+        assert_eq!(fit(&mut network(array![[3.0, 1.0, 2.0]]), 0.25), 1.25);
     }
 
     #[test]
