@@ -53,7 +53,7 @@ pub trait Real:
         inside: &mut Vec<Self>,
     ) -> (usize, usize);
 
-    /// Writes groups of four without the `surplus` lowest magnitudes of each, of equal ones the first; NaN ranks as
+    /// Writes groups of four without the `surplus` lowest magnitudes of each, of equal ones the first; NaN ranks above
     /// infinity. Returns how many numbers that were from the beginning of `x` (the rest is left to the caller), and how
     /// many of them are NaN.
     #[doc(hidden)]

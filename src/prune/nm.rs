@@ -87,18 +87,12 @@ impl NmPruner {
             // rank = how many rank lower; what is gone already scores below zero.
             let mut scores = [F::zero(); SHORT];
             for ((score, &w), &keep) in scores.iter_mut().zip(weights).zip(&*keep) {
-                *score = if !keep {
-                    -F::one()
-                } else if w.is_nan() {
-                    F::infinity()
-                } else {
-                    w.abs()
-                };
+                *score = if keep { w.abs() } else { -F::one() };
             }
             let scores = &scores[..weights.len()];
             for (i, (&score, keep)) in scores.iter().zip(keep).enumerate() {
-                let lower = scores[..i].iter().filter(|&&other| other <= score).count()
-                    + scores[i + 1..].iter().filter(|&&other| other < score).count();
+                let lower = scores[..i].iter().filter(|&&other| not_above(other, score)).count()
+                    + scores[i + 1..].iter().filter(|&&other| !not_above(score, other)).count();
                 *keep &= lower >= surplus;
             }
             return;
@@ -205,15 +199,21 @@ impl<F: Float> Fill<F> for Fours<'_, F> {
     }
 }
 
+/// The order of magnitudes, in which NaN is above infinity and equal to every NaN.
+#[inline(always)]
+fn not_above<F: Float>(a: F, b: F) -> bool {
+    (a <= b) | b.is_nan()
+}
+
 /// As [`NmPruner::group`] ranks them: `rank = how many rank lower`, equal ones by their index.
 #[inline(always)]
 fn fours<F: Float, const N: usize>(x: &[F; N], out: &mut [F; N], surplus: u32) -> usize {
     let mut nan = 0u32;
     for (x, out) in x.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0) {
-        let [a, b, c, d] = x.map(|x| if x.is_nan() { F::infinity() } else { x.abs() });
-        // first <= second: the second has one more below it, else the first.
-        let [ab, ac, ad] = [a <= b, a <= c, a <= d].map(u32::from);
-        let [bc, bd, cd] = [b <= c, b <= d, c <= d].map(u32::from);
+        let [a, b, c, d] = x.map(F::abs);
+        // The first not above the second: the second has one more below it, else the first.
+        let [ab, ac, ad] = [not_above(a, b), not_above(a, c), not_above(a, d)].map(u32::from);
+        let [bc, bd, cd] = [not_above(b, c), not_above(b, d), not_above(c, d)].map(u32::from);
         let ranks = [3 - ab - ac - ad, ab + 2 - bc - bd, ac + bc + 1 - cd, ad + bd + cd];
         for ((out, &x), rank) in out.iter_mut().zip(x).zip(ranks) {
             *out = if rank >= surplus { x } else { F::zero() };
@@ -313,7 +313,7 @@ mod tests {
     fn every_instruction_set_keeps_the_same_of_four() {
         let infinity = f64::INFINITY;
         let values =
-            [0.0, -1.0, 2.0, 1.0, f64::NAN, -2.0, infinity, -0.0, -f64::NAN, 3.0, -infinity, 0.5, 1e-40];
+            [0.0, -1.0, 2.0, 1.0, f64::NAN, infinity, -2.0, -0.0, -f64::NAN, 3.0, -infinity, 0.5, 1e-40];
         every_set_keeps_the_same(&values);
         every_set_keeps_the_same(&values.map(|x| x as f32));
     }
@@ -355,6 +355,17 @@ mod tests {
     fn nan_is_kept() {
         let pruned = mask(NmPruner::keep(1, 3).unwrap(), array![[5.0, f64::NAN, 9.0]]);
         assert_eq!(pruned, array![[false, true, false]]);
+        let (nan, infinity) = (f64::NAN, f64::INFINITY);
+        assert_eq!(mask(NmPruner::keep(1, 2).unwrap(), array![[nan, infinity]]), array![[true, false]]);
+        // Of several the later ones, whatever their bits.
+        let several = array![[nan, infinity, -nan, f64::from_bits(0x7ff0_0000_0000_0001), 1.0]];
+        let kept = array![[false, false, true, true, false]];
+        assert_eq!(mask(NmPruner::keep(2, 5).unwrap(), several), kept);
+        let weights = array![[nan, infinity, -infinity, 1.0], [infinity, nan, nan, -nan]];
+        let mut out = Array2::zeros((2, 4));
+        NmPruner::keep(2, 4).unwrap().prune_into(weights.view(), out.view_mut(), &Pool::single()).unwrap();
+        assert!(out[[0, 0]].is_nan() && out[[1, 2]].is_nan() && out[[1, 3]].is_nan(), "{out}");
+        assert_eq!(out.mapv(|w| w == 0.0), array![[false, true, false, true], [true, true, false, false]]);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl fmt::Display for PruneReport {
             write!(f, ", {dropped} of {units} units")?;
         }
         if *nan > 0 {
-            write!(f, ", {nan} NaN kept")?;
+            write!(f, ", {nan} NaN")?;
         }
         write!(f, "; nothing is smaller before it is stored sparse or shrunk")
     }
@@ -62,7 +62,7 @@ mod tests {
         let report = PruneReport { units: 5, dropped: 2, weights: 20, zeros: 8, nan: 1 };
         assert_eq!(
             report.to_string(),
-            "8 of 20 weights masked (40.00 %), 2 of 5 units, 1 NaN kept; nothing is smaller before it is stored \
+            "8 of 20 weights masked (40.00 %), 2 of 5 units, 1 NaN; nothing is smaller before it is stored \
              sparse or shrunk"
         );
         assert_eq!(PruneReport::default().sparsity(), 0.0);

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::{Avx2, Avx512, ahead};
 
 macro_rules! fours {
-    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $infinity:literal, $set:ident, $earlier:ident, $load:ident,
+    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $nan:literal, $set:ident, $earlier:ident, $load:ident,
      $store:ident, $cast:ident, $and:ident, $min:ident, $turn:ident, $add:ident, $greater:ident, $unordered:ident,
      $keep:ident) => {
         impl Avx512 {
@@ -24,8 +24,8 @@ macro_rules! fours {
                         // SAFETY: the reference covers the vector, and the load asks for no alignment.
                         let x = unsafe { $load(from.as_ptr()) };
                         nan += $unordered::<_CMP_UNORD_Q>(x, x).count_ones() as usize;
-                        // Magnitudes in the order of their bits; NaN as infinity.
-                        let own = $min($and($cast(x), magnitude), $set($infinity));
+                        // Magnitudes in the order of their bits; every NaN as the one above infinity.
+                        let own = $min($and($cast(x), magnitude), $set($nan));
                         let first = $greater($add(own, one), $turn::<0b00_11_10_01>(own));
                         let second = $greater($add(own, two), $turn::<0b01_00_11_10>(own));
                         let third = $greater($add(own, three), $turn::<0b10_01_00_11>(own));
@@ -54,7 +54,7 @@ fours!(
     f32,
     16,
     i32,
-    0x7f80_0000,
+    0x7f80_0001,
     _mm512_set1_epi32,
     _mm512_set4_epi32,
     _mm512_loadu_ps,
@@ -73,7 +73,7 @@ fours!(
     f64,
     8,
     i64,
-    0x7ff0_0000_0000_0000,
+    0x7ff0_0000_0000_0001,
     _mm512_set1_epi64,
     _mm512_set4_epi64,
     _mm512_loadu_pd,
@@ -89,7 +89,7 @@ fours!(
 );
 
 macro_rules! fours_avx2 {
-    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $infinity:literal, $set:ident, $earlier:expr, $load:ident,
+    ($name:ident, $t:ty, $lanes:literal, $bits:ty, $nan:literal, $set:ident, $earlier:expr, $load:ident,
      $store:ident, $cast:ident, $back:ident, $and:ident, $unordered:ident, $blend:ident, $turn:ident, $add:ident,
      $sub:ident, $greater:ident) => {
         impl Avx2 {
@@ -99,7 +99,7 @@ macro_rules! fours_avx2 {
                 fn run(x: &[$t], out: &mut [$t], surplus: u32) -> (usize, usize) {
                     let (x, out) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
                     let magnitude = $back($set(<$bits>::MAX));
-                    let infinity = $back($set($infinity));
+                    let above = $back($set($nan));
                     // As above; the comparison by three places comes from the one by one place.
                     let [one, two] = $earlier;
                     // An answer of yes is -1, and the third answer is one more than what stands for it below.
@@ -111,8 +111,8 @@ macro_rules! fours_avx2 {
                         let x = unsafe { $load(from.as_ptr()) };
                         let unknown = $unordered::<_CMP_UNORD_Q>(x, x);
                         nan = $sub(nan, $cast(unknown));
-                        // Magnitudes in the order of their bits; NaN as infinity.
-                        let own = $cast($blend($and(x, magnitude), infinity, unknown));
+                        // Magnitudes in the order of their bits; every NaN as the one above infinity.
+                        let own = $cast($blend($and(x, magnitude), above, unknown));
                         let first = $greater($add(own, one), $turn::<0b00_11_10_01>(own));
                         let second = $greater($add(own, two), $turn::<0b01_00_11_10>(own));
                         // Whoever stands three places on asked about this one: the answer is the opposite.
@@ -139,7 +139,7 @@ fours_avx2!(
     f32,
     8,
     i32,
-    0x7f80_0000,
+    0x7f80_0001,
     _mm256_set1_epi32,
     [_mm256_set_epi32(1, 0, 0, 0, 1, 0, 0, 0), _mm256_set_epi32(1, 1, 0, 0, 1, 1, 0, 0)],
     _mm256_loadu_ps,
@@ -159,7 +159,7 @@ fours_avx2!(
     f64,
     4,
     i64,
-    0x7ff0_0000_0000_0000,
+    0x7ff0_0000_0000_0001,
     _mm256_set1_epi64x,
     [_mm256_set_epi64x(1, 0, 0, 0), _mm256_set_epi64x(1, 1, 0, 0)],
     _mm256_loadu_pd,
