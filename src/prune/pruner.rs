@@ -220,7 +220,7 @@ mod tests {
     use crate::traits::Compressed;
     use ndarray::{Array1, Array2, Array3, array};
 
-    fn mask<D: Dimension>(pruner: &MagnitudePruner, weights: &ndarray::Array<f64, D>) -> Mask<D> {
+    fn mask<F: Float, D: Dimension>(pruner: &MagnitudePruner, weights: &ndarray::Array<F, D>) -> Mask<D> {
         pruner.mask(weights.view(), None).unwrap().0
     }
 
@@ -288,6 +288,9 @@ mod tests {
     fn thresholds_keep_what_equals_them() {
         let pruner = MagnitudePruner::threshold(0.5).unwrap();
         assert_eq!(mask(&pruner, &array![0.5, -0.5, 0.49, 0.0]), Mask::new(array![true, true, false, false]));
+        let tiny = MagnitudePruner::threshold(1e-50).unwrap();
+        let weights = array![0.0_f32, -0.0, f32::from_bits(1), 1.0];
+        assert_eq!(mask(&tiny, &weights), Mask::new(array![false, false, true, true]));
         for threshold in [-0.1, f64::NAN, f64::INFINITY] {
             assert!(MagnitudePruner::threshold(threshold).is_err());
         }

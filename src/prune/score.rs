@@ -20,7 +20,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
 use crate::kernel::{Isa, PART, Pool, Work, with};
-use crate::tensor::as_matrix;
+use crate::tensor::{as_matrix, root};
 
 /// How the magnitudes of several weights become one number.
 #[non_exhaustive]
@@ -55,11 +55,11 @@ impl Norm {
         }
     }
 
-    /// The norm of `n` weights from their sum; for a mean, of as many as make one.
-    fn finish(self, sum: f64, n: usize) -> f64 {
+    /// The norm of `weights` from their sum; for a mean, of the `n` that make one.
+    fn finish<F: Float>(self, sum: f64, n: usize, weights: impl Iterator<Item = F> + Clone) -> f64 {
         match self {
             Self::L1 => sum / n as f64,
-            Self::L2 => (sum / n as f64).sqrt(),
+            Self::L2 => root(sum, n, weights),
             Self::Max => sum,
         }
     }
@@ -95,6 +95,17 @@ pub fn slice_norms<F: Float, D: Dimension>(
     norm: Norm,
 ) -> Result<Array1<F>> {
     check_axis(axis, weights.ndim())?;
+    let inner: usize = weights.shape()[axis.index() + 1..].iter().product();
+    if inner > 1 && axis.index() == 0 {
+        let weights = weights.as_standard_layout();
+        let weights = weights.as_slice().unwrap_or_default();
+        return Ok(row_norms(&Pool::for_elements(weights.len()), weights, inner, norm).into());
+    }
+    Ok(norms(weights, axis, norm).into_iter().map(F::of).collect())
+}
+
+/// As [`slice_norms`], in `f64`, by one thread.
+fn norms<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>, axis: Axis, norm: Norm) -> Vec<f64> {
     let length = weights.len_of(axis);
     let inner: usize = weights.shape()[axis.index() + 1..].iter().product();
     let mut sums = vec![0.0; length];
@@ -104,8 +115,6 @@ pub fn slice_norms<F: Float, D: Dimension>(
         for row in weights.chunks_exact(length.max(1)) {
             sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum = norm.add(*sum, w));
         }
-    } else if inner > 1 && axis.index() == 0 {
-        return Ok(row_norms(&Pool::for_elements(weights.len()), weights, inner, norm).into());
     } else if inner > 1 {
         for outer in weights.chunks_exact((length * inner).max(1)) {
             for (sum, slice) in sums.iter_mut().zip(outer.chunks_exact(inner)) {
@@ -113,7 +122,11 @@ pub fn slice_norms<F: Float, D: Dimension>(
             }
         }
     }
-    Ok(sums.into_iter().map(|sum| F::of(norm.finish(sum, 1))).collect())
+    let slice = |i: usize| {
+        let outers = weights.chunks_exact((length * inner).max(1));
+        outers.flat_map(move |outer| outer[i * inner..][..inner].iter().copied())
+    };
+    sums.into_iter().enumerate().map(|(i, sum)| norm.finish(sum, 1, slice(i))).collect()
 }
 
 /// The norm of every row of `weights`, `columns` > 0 wide.
@@ -123,7 +136,7 @@ pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, no
     let rows = (PART / columns).max(1);
     pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
         for (to, row) in norms.iter_mut().zip(rows.chunks_exact(columns)) {
-            *to = F::of(norm.finish(with(isa, RowSum { row, norm }), 1));
+            *to = F::of(norm.finish(with(isa, RowSum { row, norm }), 1, row.iter().copied()));
         }
     });
     norms
@@ -198,8 +211,11 @@ pub fn block_norms<F: Float, D: Dimension>(
         }
     }
     Ok(Array2::from_shape_fn(sums.raw_dim(), |(r, c)| {
-        let n = height.min(rows - r * height) * width.min(columns - c * width);
-        F::of(norm.finish(sums[[r, c]], n))
+        let width_here = width.min(columns - c * width);
+        let n = height.min(rows - r * height) * width_here;
+        let block = weights.chunks_exact(columns).skip(r * height).take(height);
+        let block = block.flat_map(|row| row[c * width..][..width_here].iter().copied());
+        F::of(norm.finish(sums[[r, c]], n, block))
     }))
 }
 
@@ -237,8 +253,9 @@ pub fn input_norms<F: Float>(x: ArrayView2<'_, F>) -> Result<Array1<F>> {
     if x.nrows() == 0 {
         return Err(Error::Empty { what: "x" });
     }
-    let norms = slice_norms(x, Axis(1), Norm::L2)?;
-    Ok(norms / F::of((x.nrows() as f64).sqrt()))
+    // In f64: the norm of many rows may be beyond the type, their mean is not.
+    let rows = x.nrows() as f64;
+    Ok(norms(x, Axis(1), Norm::L2).into_iter().map(|norm| F::of(norm / rows.sqrt())).collect())
 }
 
 /// Wanda: `|w_ij| * norms_j` for weights `[out, in]`; to be selected
@@ -322,6 +339,24 @@ mod tests {
         let w = Array2::<f32>::zeros((2, 0));
         assert_eq!(slice_norms(w.view(), Axis(0), Norm::L2).unwrap(), array![0.0, 0.0]);
         assert_eq!(slice_norms(w.view(), Axis(1), Norm::L2).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn norms_neither_overflow_nor_vanish() {
+        let w = array![[3e200, 4e200], [3e-200, 4e-200], [0.0, 0.0], [f64::INFINITY, 1.0]];
+        let expected = array![5e200, 5e-200, 0.0, f64::INFINITY];
+        let near = |found: Array1<f64>, expected: &Array1<f64>| {
+            let near = |(a, b): (&f64, &f64)| a == b || (a / b - 1.0).abs() < 1e-14;
+            assert!(found.iter().zip(expected).all(near), "{found}");
+        };
+        near(slice_norms(w.view(), Axis(0), Norm::L2).unwrap(), &expected);
+        near(slice_norms(w.t(), Axis(1), Norm::L2).unwrap(), &expected);
+        let cube = w.to_shape((2, 4, 1)).unwrap();
+        let halves = array![3e200, 4e200, f64::INFINITY, 1.0];
+        near(slice_norms(cube.view(), Axis(1), Norm::L2).unwrap(), &halves);
+        let blocks = block_norms(w.slice(ndarray::s![..2, ..]), [1, 2], Norm::L2).unwrap();
+        near(blocks.column(0).mapv(|norm| norm * 2.0_f64.sqrt()), &array![5e200, 5e-200]);
+        assert_eq!(input_norms(Array2::from_elem((4, 1), 3e38_f32).view()).unwrap(), array![3e38_f32]);
     }
 
     #[test]

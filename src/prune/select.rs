@@ -266,7 +266,12 @@ impl Selection {
         scratch: &mut Vec<F>,
     ) -> Result<Option<Cut<F>>> {
         let sparsity = match self.level {
-            Level::Threshold(threshold) => return Ok(Some(Cut { value: F::of(threshold), ties: 0 })),
+            Level::Threshold(threshold) => {
+                // A threshold below all numbers of the type is still above 0.
+                let least = F::min_positive_value() * F::epsilon();
+                let value = if threshold > 0.0 { F::of(threshold).max(least) } else { F::zero() };
+                return Ok(Some(Cut { value, ties: 0 }));
+            }
             Level::Sparsity(sparsity) => sparsity,
         };
         let (n, gone) = if self.of_remaining { (n - gone, 0) } else { (n, gone) };

@@ -161,6 +161,7 @@ impl<F: Float, D: Dimension> Pruner<F, D> for StructuredPruner {
         check_shape("the place for the weights", out.shape(), weights.shape())?;
         let rows = self.unit == Unit::Slices { axis: 0 } && !self.selection.is_of_remaining();
         if rows
+            && weights.ndim() > 0
             && !weights.is_empty()
             && let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
         {
@@ -275,6 +276,18 @@ mod tests {
     }
 
     #[test]
+    fn huge_and_tiny_rows_go_by_their_norm() {
+        let weights = array![[3e200, 4e200], [2e200, 2e200], [3e-200, 4e-200], [2e-200, 2e-200]];
+        let pruner = StructuredPruner::rows(Selection::sparsity(0.25).unwrap());
+        let dropped = |weights: Array2<f64>| {
+            let (mask, _) = pruner.mask(weights.view(), None).unwrap();
+            mask.keep().column(0).iter().position(|&keep| !keep)
+        };
+        assert_eq!(dropped(weights.clone()), Some(3));
+        assert_eq!(dropped(weights.slice_move(ndarray::s![..;-1, ..])), Some(0));
+    }
+
+    #[test]
     fn only_rows_that_are_left_compete_for_a_share_of_what_remains() {
         let weights = array![[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]];
         let pruner = StructuredPruner::rows(half().of_remaining());
@@ -351,6 +364,14 @@ mod tests {
         assert!(StructuredPruner::blocks(2, 0, half()).is_err());
         let weights = Array2::<f32>::ones((3, 3));
         assert!(StructuredPruner::slices(Axis(2), half()).compress(weights.view()).is_err());
+        let number = ndarray::arr0(3.0);
+        let refused = StructuredPruner::rows(half()).mask(number.view(), None).unwrap_err().to_string();
+        let into = StructuredPruner::rows(half()).prune_into(
+            number.view(),
+            ndarray::arr0(7.0).view_mut(),
+            &Pool::single(),
+        );
+        assert_eq!(into.unwrap_err().to_string(), refused);
         let gpt = Selection::sparsity(1.0).unwrap().with_count(PruneCount::SparseGptThreshold);
         assert!(StructuredPruner::rows(gpt).compress(weights.view()).is_err());
     }

@@ -17,6 +17,7 @@ use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Zip};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
+use crate::tensor::root;
 
 /// What the group lasso drives to zero together; a weight is `[out, in]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +153,16 @@ impl Penalty {
         check_shape("dw", dw.shape(), w.shape())?;
         match self.kind {
             Kind::Elastic { l1, l2 } => {
-                let (l1, l2) = (F::of(l1), F::of(l2));
-                Zip::from(&mut dw).and(&w).for_each(|dw, &w| {
-                    let sign = if w.is_zero() { w } else { w.signum() };
-                    *dw += l1 * sign + l2 * w;
-                });
+                let sign = |w: F| if w.is_zero() { w } else { w.signum() };
+                let (l1_near, l2_near) = (F::of(l1), F::of(l2));
+                if l1_near.is_finite() && l2_near.is_finite() {
+                    Zip::from(&mut dw).and(&w).for_each(|dw, &w| *dw += l1_near * sign(w) + l2_near * w);
+                } else {
+                    // Beyond the element type, where infinity times 0 would be NaN.
+                    Zip::from(&mut dw)
+                        .and(&w)
+                        .for_each(|dw, &w| *dw += F::of(l1 * sign(w).as_f64() + l2 * w.as_f64()));
+                }
             }
             Kind::GroupLasso { lambda, groups, by_size } => {
                 let lambda = lambda * groups.weight(w, by_size);
@@ -190,7 +196,7 @@ impl Groups {
     /// Euclidean norms of the groups.
     fn norms<F: Float>(self, w: ArrayView2<'_, F>) -> Vec<f64> {
         match self {
-            Self::Rows => w.rows().into_iter().map(|row| root(squares(row), row)).collect(),
+            Self::Rows => w.rows().into_iter().map(|row| norm(squares(row), row)).collect(),
             Self::Columns => {
                 let mut sums = vec![0.0; w.ncols()];
                 for row in w.rows() {
@@ -198,7 +204,7 @@ impl Groups {
                         *sum += w.as_f64() * w.as_f64();
                     }
                 }
-                sums.into_iter().zip(w.columns()).map(|(sum, column)| root(sum, column)).collect()
+                sums.into_iter().zip(w.columns()).map(|(sum, column)| norm(sum, column)).collect()
             }
         }
     }
@@ -208,20 +214,8 @@ fn squares<F: Float>(w: ArrayView1<'_, F>) -> f64 {
     w.iter().map(|w| w.as_f64() * w.as_f64()).sum()
 }
 
-/// The root of the sum of squares of `w`, or of their scaled squares where the plain ones over- or underflow.
-fn root<F: Float>(sum: f64, w: ArrayView1<'_, F>) -> f64 {
-    // Squares of f32 are far from both ends of f64.
-    if F::BYTES < size_of::<f64>() || (1e-280..1e300).contains(&sum) {
-        return sum.sqrt();
-    }
-    let largest = w.iter().fold(0.0, |largest, w| {
-        let w = w.as_f64().abs();
-        if w > largest || w.is_nan() { w } else { largest }
-    });
-    if largest == 0.0 {
-        return 0.0;
-    }
-    largest * w.iter().map(|w| (w.as_f64() / largest).powi(2)).sum::<f64>().sqrt()
+fn norm<F: Float>(squares: f64, w: ArrayView1<'_, F>) -> f64 {
+    root(squares, 1, w.iter().copied())
 }
 
 fn check_lambda(name: &'static str, lambda: f64) -> Result<f64> {
@@ -313,6 +307,21 @@ mod tests {
             let dw = gradient(rows, &array![[3.0 * size, 4.0 * size]]);
             assert!((dw[[0, 0]] - 0.6).abs() < 1e-12 && (dw[[0, 1]] - 0.8).abs() < 1e-12, "{dw}");
         }
+    }
+
+    #[test]
+    fn a_price_beyond_the_element_type_leaves_zeros_alone() {
+        let two = 2.0_f64;
+        let w = array![[0.0_f32, 1.0, -two.powi(-100) as f32]];
+        let gradient = |penalty: Penalty| {
+            let mut dw = Array2::zeros((1, 3));
+            penalty.add_gradient(w.view(), dw.view_mut()).unwrap();
+            dw
+        };
+        let infinity = f32::INFINITY;
+        assert_eq!(gradient(Penalty::l1(1e300).unwrap()), array![[0.0, infinity, -infinity]]);
+        let l2 = Penalty::l2(two.powi(200)).unwrap();
+        assert_eq!(gradient(l2), array![[0.0, infinity, -two.powi(100) as f32]]);
     }
 
     #[test]

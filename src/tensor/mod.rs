@@ -2,11 +2,13 @@
 
 pub(crate) mod bits;
 pub mod mask;
+mod norm;
 pub mod packed;
 mod positions;
 pub mod sparse;
 
 pub use mask::Mask;
+pub(crate) use norm::root;
 pub use packed::PackedInts;
 pub use sparse::{CompressedRows, SparseFormat, SparseTensor};
 
