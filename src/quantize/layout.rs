@@ -41,12 +41,17 @@ pub(crate) struct Run {
 }
 
 impl Layout {
+    /// # Errors
+    /// [`Error::Unsupported`] for an axis that the shape has not, [`Error::OutOfRange`] for groups of no elements.
     pub(crate) fn new(granularity: Granularity, shape: &[usize]) -> Result<Self> {
         let (axis, kind) = match granularity {
             Granularity::PerTensor => {
                 return Ok(Self { outer: 1, length: 1, inner: shape.iter().product(), kind: Kind::Tensor });
             }
             Granularity::PerChannel { axis } => (axis, Kind::Channel),
+            Granularity::PerGroup { size: 0, .. } => {
+                return Err(Error::OutOfRange { name: "group size", value: 0.0, range: "at least 1" });
+            }
             Granularity::PerGroup { axis, size } => (axis, Kind::Group(size)),
         };
         if axis >= shape.len() {
@@ -254,5 +259,11 @@ mod tests {
     fn refuses_an_axis_that_the_tensor_has_not() {
         assert!(Layout::new(Granularity::PerChannel { axis: 2 }, &[3, 4]).is_err());
         assert!(Layout::new(Granularity::PerGroup { axis: 0, size: 2 }, &[]).is_err());
+    }
+
+    #[test]
+    fn refuses_groups_of_no_elements() {
+        let error = Layout::new(Granularity::PerGroup { axis: 0, size: 0 }, &[3, 4]).unwrap_err();
+        assert_eq!(error.to_string(), "group size is 0, allowed is at least 1");
     }
 }

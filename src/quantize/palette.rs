@@ -211,7 +211,7 @@ impl<F: Float, D: Dimension> PaletteTensor<F, D> {
     ///
     /// # Errors
     /// [`Error::Shape`] for another number of palettes than the granularity asks for; [`Error::OutOfRange`] unless each has 1 to
-    /// 256 values; [`Error::NotFinite`] for NaN or infinity; [`Error::Unsupported`] for an axis that the tensor has not or a code
+    /// 256 values, and for groups of size 0; [`Error::NotFinite`] for NaN or infinity; [`Error::Unsupported`] for an axis that the tensor has not or a code
     /// that names no value.
     pub fn from_codes(
         granularity: Granularity,
@@ -256,11 +256,10 @@ impl<F: Float, D: Dimension> PaletteTensor<F, D> {
     }
 
     fn checked(self) -> Result<Self> {
+        // First: a shape from outside may have more elements than can be counted.
+        let elements = elements(&self.shape)?;
         let layout = Layout::new(self.granularity, self.shape.slice())?;
-        if matches!(self.granularity, Granularity::PerGroup { size: 0, .. }) {
-            return Err(Error::OutOfRange { name: "group size", value: 0.0, range: "at least 1" });
-        }
-        check_shape("the codes of a palette", &[self.codes.len()], &[elements(&self.shape)?])?;
+        check_shape("the codes of a palette", &[self.codes.len()], &[elements])?;
         if !(1..=ENTRIES_MAX).contains(&self.entries) {
             let range = "1 <= entries <= 256";
             return Err(Error::OutOfRange {
@@ -503,6 +502,8 @@ mod tests {
         assert!(PaletteQuantizer::new(1).is_err() && PaletteQuantizer::new(257).is_err());
         let quantizer = PaletteQuantizer::new(4).unwrap();
         assert!(quantizer.with_granularity(Granularity::PerGroup { axis: 0, size: 0 }).is_err());
+        let groups = Granularity::PerGroup { axis: 0, size: 0 };
+        assert!(PaletteTensor::from_codes(groups, &[vec![1.0f32]], array![0u8].view()).is_err());
         let axis = quantizer.with_granularity(Granularity::PerChannel { axis: 2 }).unwrap();
         assert!(axis.compress(weights().view()).is_err());
     }
@@ -524,6 +525,15 @@ mod tests {
             serde_json::from_value::<PaletteTensor<f32, ndarray::Ix2>>(value.clone())
         };
         assert_eq!(read(&good).unwrap(), tensor);
+        let mut many = serde_json::to_value(
+            PaletteQuantizer::new(5)
+                .unwrap()
+                .compress(weights().insert_axis(ndarray::Axis(2)).view())
+                .unwrap(),
+        )
+        .unwrap();
+        *many.pointer_mut("/shape").unwrap() = serde_json::json!([1u64 << 40, 1u64 << 40, 2]);
+        assert!(serde_json::from_value::<PaletteTensor<f32, ndarray::Ix3>>(many).is_err());
         let changes =
             [("/shape", "[3, 4]"), ("/entries", "4"), ("/entries", "0"), ("/entries", "99999999999")];
         let more = [("/values", "[1.0]"), ("/granularity", r#"{"PerChannel": {"axis": 5}}"#)];
