@@ -189,7 +189,8 @@ fn plus_plus<F: Float>(values: &[F], clusters: usize, seed: u64) -> Vec<F> {
     sorted(centroids)
 }
 
-/// Running sums over distinct values: of their numbers, of all values, and of all squares.
+/// Running sums over distinct values: of their numbers, of all values, and of all squares. Those of values start at the middle
+/// and go both ways: so none holds a value that is farther out than those beside it, whose digits it would swallow.
 struct Sums {
     counts: Vec<f64>,
     values: Vec<f64>,
@@ -220,14 +221,25 @@ fn exact<F: Float>(values: &[F], clusters: usize) -> Vec<F> {
     // Around their middle and at most about 1: squares neither overflow nor cancel more than they must.
     let middle = points[n / 2].0.as_f64();
     let size = points.iter().fold(0.0, |size: f64, (x, _)| size.max((x.as_f64() * 0.5 - middle * 0.5).abs()));
-    let mut sums = Sums { counts: vec![0.0], values: vec![0.0], squares: vec![0.0] };
-    let (mut total, mut sum, mut square) = (0.0, 0.0, 0.0);
-    for &(value, count) in &points {
+    let zeros = || vec![0.0; n + 1];
+    let mut sums = Sums { counts: zeros(), values: zeros(), squares: zeros() };
+    let terms = |i: usize| {
+        let (value, count) = points[i];
         let x = (value.as_f64() * 0.5 - middle * 0.5) / size;
-        (total, sum, square) = (total + count, sum + count * x, square + count * x * x);
-        sums.counts.push(total);
-        sums.values.push(sum);
-        sums.squares.push(square);
+        (count * x, count * x * x)
+    };
+    for i in (0..n / 2).rev() {
+        let (value, square) = terms(i);
+        sums.values[i] = sums.values[i + 1] - value;
+        sums.squares[i] = sums.squares[i + 1] - square;
+    }
+    for i in n / 2..n {
+        let (value, square) = terms(i);
+        sums.values[i + 1] = sums.values[i] + value;
+        sums.squares[i + 1] = sums.squares[i] + square;
+    }
+    for (i, &(_, count)) in points.iter().enumerate() {
+        sums.counts[i + 1] = sums.counts[i] + count;
     }
     // costs[j]: the first j points in one cluster more at each turn; begins[m][j]: where the last of them begins.
     let mut costs: Vec<f64> = (0..=n).map(|j| if j == 0 { 0.0 } else { sums.cost(0, j) }).collect();
@@ -323,6 +335,16 @@ mod tests {
             let values = sorted(numbers(n, seed));
             let centroids = cluster(&values, k, Clustering::Exact).unwrap();
             assert!((error(&values, &centroids) - best(&values, k)).abs() < 1e-12, "{n} {k}");
+        }
+    }
+
+    #[test]
+    fn an_outlier_does_not_blur_the_others() {
+        for sign in [-1.0, 1.0] {
+            let values = [1e20, 1.0, 2.0, 10.0, 11.0, 30.0].map(|x| sign * x);
+            let mut expected = [1e20, 1.5, 10.5, 30.0].map(|x| sign * x);
+            expected.sort_unstable_by(f64::total_cmp);
+            assert_eq!(cluster(&values, 4, Clustering::Exact).unwrap(), expected);
         }
     }
 

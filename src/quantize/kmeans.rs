@@ -62,19 +62,19 @@ pub fn lloyd<F: Float>(values: &[F], centroids: &mut [F], iterations: usize, poo
     };
     for iteration in 0..iterations {
         let mut moved = false;
-        let (mut count, mut sum) = (0.0, 0.0);
+        let mut from = sums.none();
         for j in 0..centroids.len() {
-            let (to_count, to_sum) = match centroids.get(j + 1) {
+            let to = match centroids.get(j + 1) {
                 Some(&next) => sums.up_to(middle(centroids[j], next)),
                 None => sums.all(),
             };
-            if to_count > count {
-                let mean = F::of((to_sum - sum) / (to_count - count));
+            if to.0 > from.0 {
+                let mean = F::of(sums.mean(from, to));
                 moved |= mean != centroids[j];
                 // Its boundaries were found before it moved.
                 centroids[j] = mean;
             }
-            (count, sum) = (to_count, to_sum);
+            from = to;
         }
         // Rounding may push the mean of equal numbers past that of its neighbour.
         centroids.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -85,7 +85,7 @@ pub fn lloyd<F: Float>(values: &[F], centroids: &mut [F], iterations: usize, poo
     Ok(iterations)
 }
 
-/// The middle of two numbers, exactly for `f32`.
+/// The middle of two numbers, to the digits of `f64`.
 fn middle<F: Float>(a: F, b: F) -> f64 {
     0.5 * a.as_f64() + 0.5 * b.as_f64()
 }
@@ -108,47 +108,80 @@ fn check_centroids<F: Float>(centroids: &[F]) -> Result<()> {
     }
 }
 
-/// Count and sum of the numbers that are not above a boundary.
+/// Count and running sum of the numbers that are not above a boundary.
 trait Sums {
+    /// Before the first number.
+    fn none(&self) -> (f64, f64);
+
     fn up_to(&self, boundary: f64) -> (f64, f64);
 
     fn all(&self) -> (f64, f64);
+
+    /// The mean of the numbers between two boundaries, at least one; never outside of them.
+    fn mean(&self, from: (f64, f64), to: (f64, f64)) -> f64;
+}
+
+/// A power of two, by which `n` numbers up to `amax` in size have a finite sum: 1 for all but those near the end of `f64`.
+fn unit(amax: f64, n: usize) -> f64 {
+    if (amax * 4.0 * n as f64).is_finite() { 1.0 } else { 1.0 / (1u128 << 66) as f64 }
 }
 
 /// The numbers in order, and their running sums.
 struct Sorted {
     values: Vec<f64>,
-    /// One more than numbers, from 0.
+    /// One more than numbers, times `unit`. They start at the first number that is not negative and go both ways: so none holds
+    /// a number that is larger than those beside it, whose digits it would swallow.
     sums: Vec<f64>,
+    unit: f64,
 }
 
 impl Sorted {
     fn new<F: Float>(values: &[F]) -> Self {
         let mut values: Vec<f64> = values.iter().map(|x| x.as_f64()).collect();
         values.sort_unstable_by(f64::total_cmp);
-        let mut sums = vec![0.0];
-        sums.extend(values.iter().scan(0.0, |sum, x| {
-            *sum += x;
-            Some(*sum)
-        }));
-        Self { values, sums }
+        let ends = values.first().into_iter().chain(values.last());
+        let unit = unit(ends.fold(0.0, |amax: f64, x| amax.max(x.abs())), values.len());
+        let start = values.partition_point(|&x| x < 0.0);
+        let mut sums = vec![0.0; values.len() + 1];
+        for i in (0..start).rev() {
+            sums[i] = sums[i + 1] - values[i] * unit;
+        }
+        for i in start..values.len() {
+            sums[i + 1] = sums[i] + values[i] * unit;
+        }
+        Self { values, sums, unit }
+    }
+
+    fn before(&self, n: usize) -> (f64, f64) {
+        (n as f64, self.sums[n])
     }
 }
 
 impl Sums for Sorted {
+    fn none(&self) -> (f64, f64) {
+        self.before(0)
+    }
+
     fn up_to(&self, boundary: f64) -> (f64, f64) {
-        let n = self.values.partition_point(|&x| x <= boundary);
-        (n as f64, self.sums[n])
+        self.before(self.values.partition_point(|&x| x <= boundary))
     }
 
     fn all(&self) -> (f64, f64) {
-        (self.values.len() as f64, self.sums[self.values.len()])
+        self.before(self.values.len())
+    }
+
+    fn mean(&self, from: (f64, f64), to: (f64, f64)) -> f64 {
+        let (first, last) = (self.values[from.0 as usize], self.values[to.0 as usize - 1]);
+        ((to.1 - from.1) / (to.0 - from.0) / self.unit).max(first).min(last)
     }
 }
 
 /// The numbers in bins of equal width.
 struct Histogram {
+    /// By which everything else is multiplied.
+    unit: f64,
     min: f64,
+    max: f64,
     width: f64,
     /// Count and sum of each bin.
     bins: Vec<(f64, f64)>,
@@ -158,9 +191,9 @@ struct Histogram {
 
 impl Histogram {
     fn new<F: Float>(values: &[F], min: F, max: F, pool: &Pool) -> Self {
-        let width = (max.as_f64() * 0.5 - min.as_f64() * 0.5) * 2.0 / BINS as f64;
+        let width = (max.as_f64() * 0.5 - min.as_f64() * 0.5) * (2.0 / BINS as f64);
         let steps = f64::from(1u32 << FRACTION);
-        // Of a range that is nothing, or beyond the numbers, everything falls into the first bin.
+        // Of a range that is nothing, or whose reciprocal is beyond the numbers, everything falls into the first bin.
         let per_unit = match steps / width {
             s if s.is_finite() && F::of(s).is_finite() => F::of(s),
             _ => F::zero(),
@@ -169,13 +202,17 @@ impl Histogram {
         let mut found = vec![vec![(0u64, 0u64); BINS]; values.len().div_ceil(part)];
         let isa = Isa::best();
         pool.each(found.iter_mut().zip(values.chunks(part)), |(bins, values)| {
-            with(isa, Count { values, min, per_unit, bins });
+            match (max - min).is_finite() {
+                true => with(isa, Count::<F, false> { values, min, per_unit, bins }),
+                false => with(isa, Count::<F, true> { values, min, per_unit, bins }),
+            }
         });
         let mut counts = vec![(0u64, 0u64); BINS];
         for found in &found {
             counts.iter_mut().zip(found).for_each(|(to, part)| *to = (to.0 + part.0, to.1 + part.1));
         }
-        let min = min.as_f64();
+        let unit = unit(min.as_f64().abs().max(max.as_f64().abs()), values.len());
+        let (min, max, width) = (min.as_f64() * unit, max.as_f64() * unit, width * unit);
         // Half a step up, because fractions were cut.
         let sum = |(i, &(n, fractions)): (usize, &(u64, u64))| {
             let n_real = n as f64;
@@ -188,12 +225,17 @@ impl Histogram {
             (*count, *sum) = (*count + bin.0, *sum + bin.1);
             Some((*count, *sum))
         }));
-        Self { min, width, bins, before }
+        Self { unit, min, max, width, bins, before }
     }
 }
 
 impl Sums for Histogram {
+    fn none(&self) -> (f64, f64) {
+        self.before[0]
+    }
+
     fn up_to(&self, boundary: f64) -> (f64, f64) {
+        let boundary = boundary * self.unit;
         let at = (boundary - self.min) / self.width;
         if at.is_nan() || at <= 0.0 {
             return if boundary < self.min {
@@ -219,10 +261,14 @@ impl Sums for Histogram {
     fn all(&self) -> (f64, f64) {
         self.before[BINS]
     }
+
+    fn mean(&self, from: (f64, f64), to: (f64, f64)) -> f64 {
+        ((to.1 - from.1) / (to.0 - from.0)).max(self.min).min(self.max) / self.unit
+    }
 }
 
-/// Adds count and sum of fractions of each bin.
-struct Count<'a, F> {
+/// Adds count and sum of fractions of each bin; `WIDE` where the range overflows the type.
+struct Count<'a, F, const WIDE: bool> {
     values: &'a [F],
     min: F,
     /// Steps of a fraction in one unit.
@@ -230,7 +276,7 @@ struct Count<'a, F> {
     bins: &'a mut [(u64, u64)],
 }
 
-impl<F: Float> Work for Count<'_, F> {
+impl<F: Float, const WIDE: bool> Work for Count<'_, F, WIDE> {
     type Output = ();
 
     #[inline(always)]
@@ -239,7 +285,11 @@ impl<F: Float> Work for Count<'_, F> {
         const CHUNK: usize = 128;
         const LAST: i32 = ((BINS as u32) << FRACTION) as i32 - 1;
         let Self { values, min, per_unit, bins } = self;
-        let step = |x: F| ((x - min) * per_unit).index(LAST) as u32;
+        let (half, two) = (F::of(0.5), F::of(2.0));
+        let step = |x: F| match WIDE {
+            false => ((x - min) * per_unit).index(LAST) as u32,
+            true => ((x * half - min * half) * (per_unit * two)).index(LAST) as u32,
+        };
         let (mut table, mut steps) = ([0u64; BINS], [0u32; CHUNK]);
         let add = |table: &mut [u64; BINS], step: u32| {
             table[(step >> FRACTION) as usize % BINS] += ONE + u64::from(step & ((1 << FRACTION) - 1));
@@ -283,7 +333,7 @@ pub fn assign_nearest<F: Float>(values: &[F], centroids: &[F], codes: &mut [u8],
         });
     }
     // The largest number that is not nearer to the upper of two neighbours.
-    let mut ends: Vec<F> = centroids.windows(2).map(|pair| floor(middle(pair[0], pair[1]))).collect();
+    let mut ends: Vec<F> = centroids.windows(2).map(|pair| end(pair[0], pair[1])).collect();
     let isa = Isa::best();
     let guess = (size_of_val(ends.as_slice()) > FEW).then(|| Guess::new(&ends));
     // Nothing is above infinity.
@@ -294,16 +344,26 @@ pub fn assign_nearest<F: Float>(values: &[F], centroids: &[F], codes: &mut [u8],
     Ok(())
 }
 
-/// The largest number of the type that is not above `x`.
-fn floor<F: Float>(x: f64) -> F {
-    let near = F::of(x);
-    if near.as_f64() <= x {
-        return near;
+/// The largest number of the type that is not above the middle of `a` and `b`, exactly.
+fn end<F: Float>(a: F, b: F) -> F {
+    // Halves are exact where the sum overflows; elsewhere they may not be.
+    let unit = if (a.as_f64() + b.as_f64()).is_finite() { 1.0 } else { 0.5 };
+    let (a, b) = (a.as_f64() * unit, b.as_f64() * unit);
+    // sum + rest = a + b (Knuth's two-sum)
+    let sum = a + b;
+    let part = sum - a;
+    let rest = (a - (sum - part)) + (b - part);
+    let near = F::of(sum * (0.5 / unit));
+    let twice = near.as_f64() * (2.0 * unit);
+    if twice > sum || (twice == sum && rest < 0.0) { next_down(near) } else { near }
+}
+
+/// The next number of the type below `x`.
+fn next_down<F: Float>(x: F) -> F {
+    match F::BYTES {
+        4 => F::of(f64::from((x.as_f64() as f32).next_down())),
+        _ => F::of(x.as_f64().next_down()),
     }
-    // Rounded up: the neighbour below, which is less than one unit in the last place away.
-    let step = near.abs() * F::epsilon();
-    let below = F::of(x - step.as_f64() * 0.5);
-    if below.as_f64() <= x { below } else { near - step }
 }
 
 /// Bytes of boundaries which are all compared with.
@@ -509,6 +569,55 @@ mod tests {
             assert_eq!(one, [3.0, 7.0]);
         }
         assert_eq!(lloyd::<f32>(&[], &mut [1.0], 5, &Pool::single()).unwrap(), 0);
+    }
+
+    #[test]
+    fn large_numbers_do_not_swallow_the_means_of_small_ones() {
+        let moved = |values: &[f32], mut centroids: Vec<f32>| {
+            lloyd(values, &mut centroids, 10, &Pool::single()).unwrap();
+            centroids
+        };
+        assert_eq!(moved(&[-1e20, 1.0, 2.0, 3.0], vec![-1e20, 1.0]), [-1e20, 2.0]);
+        assert_eq!(moved(&[-3.0, -2.0, -1.0, 1e20], vec![-1.0, 1e20]), [-2.0, 1e20]);
+        assert_eq!(moved(&[-1e20, -1.0, 0.5, 1e20], vec![-1e20, 0.0, 1e20]), [-1e20, -0.25, 1e20]);
+    }
+
+    #[test]
+    fn centroids_of_finite_numbers_are_finite_means() {
+        let (mut two, pool) = ([0.0], Pool::single());
+        lloyd(&[1e308, 1e308], &mut two, 10, &pool).unwrap();
+        assert_eq!(two, [1e308]);
+        // Evenly from one end to the other: two halves.
+        let even = |amax: f64| (0..70_000).map(move |i| amax * (f64::from(i) / 69_999.0 * 2.0 - 1.0));
+        let values: Vec<f32> = even(3e38).map(|x| x as f32).collect();
+        let mut centroids = [-1e38f32, 1e38];
+        lloyd(&values, &mut centroids, 50, &pool).unwrap();
+        assert!(centroids.iter().all(|c| (c.abs() / 1.5e38 - 1.0).abs() < 1e-3), "{centroids:?}");
+        let values: Vec<f64> = even(1.7e308).collect();
+        let mut centroids = [-1e307, 1e307];
+        lloyd(&values, &mut centroids, 50, &pool).unwrap();
+        assert!(centroids.iter().all(|c| (c.abs() / 8.5e307 - 1.0).abs() < 1e-3), "{centroids:?}");
+    }
+
+    #[test]
+    fn neighbouring_centroids_are_told_apart() {
+        fn check<F: Float>(centroids: &[F]) {
+            let mut codes = vec![7; centroids.len()];
+            assign_nearest(centroids, centroids, &mut codes, &Pool::single()).unwrap();
+            assert!(codes.iter().copied().eq(0..centroids.len() as u8), "{centroids:?}: {codes:?}");
+        }
+        check(&[1, 2, 3].map(f32::from_bits));
+        check(&[-f32::from_bits(1), 0.0, f32::from_bits(1)]);
+        check(&[1, 2, 3].map(f64::from_bits));
+        let e = f64::EPSILON;
+        check(&[1.0 + e, 1.0 + 2.0 * e, 1.0 + 3.0 * e]);
+        check(&[f64::MAX.next_down(), f64::MAX]);
+        check(&[f64::MIN, f64::MAX]);
+        // No number of the type is the middle: those beside it have a side each.
+        let mut codes = [7; 2];
+        let values = [1.0 + 3.0 * e, 1.0 + 4.0 * e];
+        assign_nearest(&values, &[1.0 + e, 1.0 + 6.0 * e], &mut codes, &Pool::single()).unwrap();
+        assert_eq!(codes, [0, 1]);
     }
 
     #[test]
