@@ -77,7 +77,7 @@ impl OnnxHistogram {
         let cut = (100.0 - percentile) / 200.0;
         let low = self.edge(first_reaching(&self.counts, cut));
         let high = self.edge(first_reaching(&self.counts, 1.0 - cut));
-        Range::new(low.max(seen.min()), high.min(seen.max()))
+        seen.cut(low, high)
     }
 
     /// The range `(-t, t)` of least Kullback-Leibler divergence between the clipped distribution and its quantized form
@@ -106,11 +106,7 @@ impl OnnxHistogram {
                 best = (divergence, start, end);
             }
         }
-        let range = if best.2 == 0 {
-            seen
-        } else {
-            Range::new(self.edge(best.1).max(seen.min()), self.edge(best.2).min(seen.max()))?
-        };
+        let range = if best.2 == 0 { seen } else { seen.cut(self.edge(best.1), self.edge(best.2))? };
         Ok(RangeSearch { range, candidates: mid - half + 1, error: best.0 })
     }
 }
@@ -189,7 +185,7 @@ pub fn onnx_symmetric_percentile<F: Float>(values: &[F], bins: usize, percentile
         counts[bin(v, bins, low, high)] += 1;
     }
     let t = edge(first_reaching(&counts, percentile / 100.0), bins, low, high);
-    Range::new((-t).max(min), t.min(max))
+    Range::new(min, max)?.cut(-t, t)
 }
 
 /// Edge `i` of `bins` equal bins, computed in f64 and stored in f32.
@@ -327,6 +323,20 @@ mod tests {
         assert_eq!(histogram(2048).percentile(99.9).unwrap(), Range::new(-1.0, 0.996_093_75).unwrap());
         let symmetric = onnx_symmetric_percentile(&data(), 2048, 99.9).unwrap();
         assert_eq!(symmetric, Range::new(-0.996_093_75, 0.996_093_75).unwrap());
+    }
+
+    #[test]
+    fn constants_keep_their_range() {
+        for constant in [3.0, -3.0, 0.1, 1e-30, 0.0] {
+            let (values, range) = ([constant; 3], Range::new(constant, constant).unwrap());
+            let mut h = OnnxHistogram::new(2048).unwrap();
+            h.observe(&values);
+            assert_eq!(h.entropy(128).unwrap().range, range);
+            for percentile in [99.999, 50.0, 1e-3] {
+                assert_eq!(h.percentile(percentile).unwrap(), range);
+                assert_eq!(onnx_symmetric_percentile(&values, 2048, percentile).unwrap(), range);
+            }
+        }
     }
 
     #[test]

@@ -59,10 +59,30 @@ impl<F: Float> Range<F> {
         self.max
     }
 
+    /// From `low` to `high`, each moved into this range.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn cut(self, low: F, high: F) -> Result<Self> {
+        let inside = |x: F| x.max(self.min).min(self.max);
+        Self::new(inside(low), inside(high))
+    }
+
+    /// The length of one of `n` equal steps from end to end.
+    pub(crate) fn step(self, n: F) -> F {
+        // Dividing twice only where the width overflows: everywhere else the runtimes divide once.
+        let width = self.max - self.min;
+        if width.is_finite() { width / n } else { self.max / n - self.min / n }
+    }
+
     /// Widened to include 0, which every scheme represents exactly.
     #[must_use]
     pub fn with_zero(self) -> Self {
         Self { min: self.min.min(F::zero()), max: self.max.max(F::zero()) }
+    }
+
+    pub(crate) fn in_f64(self) -> Range<f64> {
+        Range { min: self.min.as_f64(), max: self.max.as_f64() }
     }
 
     pub(crate) fn zero() -> Self {

@@ -28,6 +28,19 @@ pub trait Observer<F: Float> {
     fn skipped(&self) -> u64;
 }
 
+/// Refuses what no data can have left in an observer.
+#[cfg(feature = "serde")]
+pub(super) fn check_seen<F: Float>(seen: Option<(F, F)>, count: u64) -> Result<()> {
+    match seen {
+        Some((min, max)) if count > 0 => Range::new(min, max).map(drop),
+        None if count == 0 => Ok(()),
+        _ => Err(Error::Unsupported {
+            what: "an observer",
+            reason: format!("{count} values were counted, and the range of them is {seen:?}"),
+        }),
+    }
+}
+
 /// Smallest, largest and number of the finite values of one batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Extremes<F> {
@@ -125,6 +138,8 @@ impl<F: Float> Extremes<F> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
+#[cfg_attr(feature = "serde", serde(try_from = "RawMinMax<F>"))]
 pub struct MinMaxObserver<F> {
     seen: Option<(F, F)>,
     count: u64,
@@ -143,8 +158,8 @@ impl<F: Float> MinMaxObserver<F> {
         if let Some((min, max)) = other.seen {
             self.widen(min, max);
         }
-        self.count += other.count;
-        self.skipped += other.skipped;
+        self.count = self.count.saturating_add(other.count);
+        self.skipped = self.skipped.saturating_add(other.skipped);
     }
 
     /// Takes in one batch of values, on all threads of `pool`: the same result for any number of them.
@@ -153,8 +168,8 @@ impl<F: Float> MinMaxObserver<F> {
             self.widen(e.min, e.max);
             e.finite
         });
-        self.count += finite;
-        self.skipped += values.len() as u64 - finite;
+        self.count = self.count.saturating_add(finite);
+        self.skipped = self.skipped.saturating_add(values.len() as u64 - finite);
     }
 
     fn widen(&mut self, min: F, max: F) {
@@ -187,6 +202,8 @@ impl<F: Float> Observer<F> for MinMaxObserver<F> {
 /// It depends on the order of the batches and therefore does not merge.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(bound = "F: Float + serde::Serialize + serde::de::DeserializeOwned"))]
+#[cfg_attr(feature = "serde", serde(try_from = "RawAverage<F>"))]
 pub struct MovingAverageObserver<F> {
     averaging: f64,
     seen: Option<(F, F)>,
@@ -214,16 +231,24 @@ impl<F: Float> MovingAverageObserver<F> {
 impl<F: Float> Observer<F> for MovingAverageObserver<F> {
     fn observe(&mut self, values: &[F]) {
         let Some(e) = extremes(values, &Pool::single()) else {
-            self.skipped += values.len() as u64;
+            self.skipped = self.skipped.saturating_add(values.len() as u64);
             return;
         };
         let c = F::of(self.averaging);
+        let average = |old: F, new: F| match new - old {
+            step if step.is_finite() => old + c * step,
+            _ => old * (F::one() - c) + new * c,
+        };
         self.seen = Some(match self.seen {
             None => (e.min, e.max),
-            Some((min, max)) => (min + c * (e.min - min), max + c * (e.max - max)),
+            Some((min, max)) => {
+                let (min, max) = (average(min, e.min), average(max, e.max));
+                // Rounding may push the least of nearly equal numbers past the largest.
+                (min, max.max(min))
+            }
         });
-        self.count += e.finite;
-        self.skipped += values.len() as u64 - e.finite;
+        self.count = self.count.saturating_add(e.finite);
+        self.skipped = self.skipped.saturating_add(values.len() as u64 - e.finite);
     }
 
     fn range(&self) -> Result<Range<F>> {
@@ -237,6 +262,45 @@ impl<F: Float> Observer<F> for MovingAverageObserver<F> {
 
     fn skipped(&self) -> u64 {
         self.skipped
+    }
+}
+
+/// What serde reads, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct RawMinMax<F> {
+    seen: Option<(F, F)>,
+    count: u64,
+    skipped: u64,
+}
+
+#[cfg(feature = "serde")]
+impl<F: Float> TryFrom<RawMinMax<F>> for MinMaxObserver<F> {
+    type Error = Error;
+
+    fn try_from(RawMinMax { seen, count, skipped }: RawMinMax<F>) -> Result<Self> {
+        check_seen(seen, count)?;
+        Ok(Self { seen, count, skipped })
+    }
+}
+
+/// What serde reads, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct RawAverage<F> {
+    averaging: f64,
+    seen: Option<(F, F)>,
+    count: u64,
+    skipped: u64,
+}
+
+#[cfg(feature = "serde")]
+impl<F: Float> TryFrom<RawAverage<F>> for MovingAverageObserver<F> {
+    type Error = Error;
+
+    fn try_from(RawAverage { averaging, seen, count, skipped }: RawAverage<F>) -> Result<Self> {
+        check_seen(seen, count)?;
+        Ok(Self { seen, count, skipped, ..Self::new(averaging)? })
     }
 }
 
@@ -267,6 +331,48 @@ mod tests {
         }
         let range = observer.range().unwrap();
         assert!((range.min() - -1.004_9).abs() < 1e-7 && (range.max() - 1.014_8).abs() < 1e-7, "{range:?}");
+    }
+
+    #[test]
+    fn the_average_of_finite_batches_is_a_range() {
+        let range = |c: f64, batches: &[&[f32]]| {
+            let mut observer = MovingAverageObserver::new(c).unwrap();
+            batches.iter().for_each(|batch| observer.observe(batch));
+            observer.range().unwrap()
+        };
+        let far = range(0.25, &[&[-3e38], &[3e38]]);
+        assert!(far.min() <= far.max() && (far.min() / -1.5e38 - 1.0).abs() < 1e-6, "{far:?}");
+        assert_eq!(range(1.0, &[&[f32::MIN], &[f32::MAX]]), Range::new(f32::MAX, f32::MAX).unwrap());
+        let near = range(0.1, &[&[-0.539_118_77, -0.539_118_8], &[18.975_866]]);
+        assert!(near.min() <= near.max() && (near.min() - 1.412_38).abs() < 1e-4, "{near:?}");
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_what_no_data_leave() {
+        let mut seen = MinMaxObserver::default();
+        seen.observe(&[-1.0_f32, 2.0, f32::NAN]);
+        let mut average = MovingAverageObserver::new(0.25).unwrap();
+        average.observe(&[-1.0_f32, 2.0, f32::NAN]);
+        let min_max = |json: &str| serde_json::from_str::<MinMaxObserver<f32>>(json);
+        let averaged = |json: &str| serde_json::from_str::<MovingAverageObserver<f32>>(json);
+        let (a, b) = (serde_json::to_string(&seen).unwrap(), serde_json::to_string(&average).unwrap());
+        assert_eq!(min_max(&a).unwrap(), seen);
+        assert_eq!(averaged(&b).unwrap(), average);
+        for (good, bad) in [("-1.0,2.0", "5.0,-5.0"), ("[-1.0,2.0]", "null"), ("2,", "0,")] {
+            assert!(min_max(&a.replace(good, bad)).is_err(), "{bad}");
+            assert!(averaged(&b.replace(good, bad)).is_err(), "{bad}");
+        }
+        assert!(averaged(&b.replace("0.25", "-7.0")).is_err());
+        let most = format!("\"count\":{}", u64::MAX);
+        let (mut many, mut averaged) = (
+            min_max(&a.replace("\"count\":2", &most)).unwrap(),
+            averaged(&b.replace("\"count\":2", &most)).unwrap(),
+        );
+        many.observe(&[1.0]);
+        many.merge(&many.clone());
+        averaged.observe(&[1.0]);
+        assert_eq!((many.count(), averaged.count()), (u64::MAX, u64::MAX));
     }
 
     #[test]

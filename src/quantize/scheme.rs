@@ -21,7 +21,8 @@ pub enum Rounding {
     /// `x / scale`, to the nearest, ties to even: ONNX and ONNX Runtime.
     #[default]
     HalfEvenDivide,
-    /// `x * (1 / scale)`, to the nearest, ties to even: PyTorch and torchao. Differs from division on ties.
+    /// `x * (1 / scale)`, to the nearest, ties to even: PyTorch and torchao. Differs from division on ties. Takes no scale whose
+    /// reciprocal is infinite.
     HalfEvenReciprocal,
     /// `x / scale`, to the nearest, ties away from zero: C's `round`.
     HalfAwayFromZero,
@@ -382,20 +383,16 @@ impl Scheme {
     /// The scale by the rule alone, possibly 0 or subnormal.
     fn raw_params<F: Float>(&self, range: Range<F>) -> QuantParams<F> {
         let (qmin, qmax) = (f64::from(self.qmin()), f64::from(self.qmax()));
-        let (lo, hi) = (range.min(), range.max());
-        let (lo64, hi64) = (lo.as_f64(), hi.as_f64());
-        // Dividing twice only where the width overflows: everywhere else the runtimes divide once.
-        let wide = |width: F, n: F| if width.is_finite() { width / n } else { hi / n - lo / n };
+        let (lo64, hi64) = (range.min().as_f64(), range.max().as_f64());
         let n = qmax - qmin;
         let (exact, scale) = match self.rule {
             ScaleRule::Symmetric => (0.0, F::of((-lo64).max(hi64) / (n / 2.0))),
             ScaleRule::SymmetricNoClipping => (0.0, F::of((lo64 / qmin).max(hi64 / qmax))),
             ScaleRule::AffineOnnxRuntime => {
-                let width = hi64 - lo64;
-                let exact = if width.is_finite() { width / n } else { hi64 / n - lo64 / n };
+                let exact = range.in_f64().step(n);
                 (exact, F::of(exact))
             }
-            ScaleRule::AffineTorch | ScaleRule::AffineDynamic => (0.0, wide(hi - lo, F::of(n))),
+            ScaleRule::AffineTorch | ScaleRule::AffineDynamic => (0.0, range.step(F::of(n))),
         };
         QuantParams { scale, zero_point: self.zero_point(range, exact, scale) }
     }
@@ -418,7 +415,7 @@ impl Scheme {
     }
 
     /// Makes the scale small enough for every code to stand for a finite number.
-    fn bounded<F: Float>(&self, params: QuantParams<F>) -> QuantParams<F> {
+    pub(super) fn bounded<F: Float>(&self, params: QuantParams<F>) -> QuantParams<F> {
         let reach = (self.qmax() - params.zero_point).max(params.zero_point - self.qmin());
         let reach = F::of(f64::from(reach));
         if (params.scale * reach).is_finite() {

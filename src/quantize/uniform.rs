@@ -47,6 +47,7 @@ pub enum RangeMethod {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Raw"))]
 pub struct UniformQuantizer {
     scheme: Scheme,
     range: RangeMethod,
@@ -84,7 +85,6 @@ impl UniformQuantizer {
         let ranges = match self.range {
             RangeMethod::MinMax => min_max(layout, x),
             RangeMethod::Percentile(percent) => {
-                check_percentile(percent)?;
                 each_scale(layout, x, |values| Ok(percentile(values, percent, self.scheme.is_symmetric())))?
             }
             RangeMethod::LeastSquares => {
@@ -158,6 +158,23 @@ fn percentile<F: Float>(values: &mut [F], percent: f64, symmetric: bool) -> Rang
     range
 }
 
+/// What serde reads, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Raw {
+    scheme: Scheme,
+    range: RangeMethod,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Raw> for UniformQuantizer {
+    type Error = crate::error::Error;
+
+    fn try_from(Raw { scheme, range }: Raw) -> Result<Self> {
+        Self::new(scheme).with_range(range)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +216,15 @@ mod tests {
             let refused = UniformQuantizer::default().with_range(RangeMethod::Percentile(percent));
             assert!(matches!(refused, Err(Error::OutOfRange { name: "percentile", .. })));
         }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_percentile_out_of_range() {
+        let quantizer = UniformQuantizer::default().with_range(RangeMethod::Percentile(99.5)).unwrap();
+        let json = serde_json::to_string(&quantizer).unwrap();
+        assert_eq!(serde_json::from_str::<UniformQuantizer>(&json).unwrap(), quantizer);
+        assert!(serde_json::from_str::<UniformQuantizer>(&json.replace("99.5", "500.0")).is_err());
     }
 
     #[test]
