@@ -15,7 +15,9 @@ use crate::error::Result;
 use crate::float::{Float, check_shape};
 use crate::kernel::{Isa, PART, Pool, Work, with};
 use crate::quantize::params::{QuantParams, Range};
+use crate::quantize::round::rounded;
 use crate::quantize::scheme::{CodeRange, Rounding, Scheme};
+use crate::quantize::tensor::check_one;
 
 /// Where the gradient of a fake quantization passes.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,8 +41,8 @@ impl<D: Dimension> PassThrough<D> {
     }
 }
 
-/// Rounds `x` to what the codes of `scheme` stand for, under one scale and zero point. Divides by the scale if the
-/// scheme rounds by dividing, and multiplies with the reciprocal otherwise (PyTorch); ties go to the even code.
+/// Rounds `x` to what the codes of `scheme` stand for, under one scale and zero point, by the [`Rounding`] of the scheme: what
+/// [`Scheme::quantize`] and then [`QuantParams::dequantize`] give. Fast for the two that round half to even.
 ///
 /// ```
 /// use ndarray::array;
@@ -53,18 +55,31 @@ impl<D: Dimension> PassThrough<D> {
 /// ```
 ///
 /// # Errors
-/// [`Error::OutOfRange`](crate::Error::OutOfRange) for a scale that is not finite and above 0, or a zero point that is
-/// not a code.
+/// [`Error::OutOfRange`](crate::Error::OutOfRange) for a scale that is not finite and above 0 or so large that a code stands
+/// for infinity, for a zero point that is not a code, and as [`Scheme::quantize`].
 pub fn fake_quantize<F: Float, D: Dimension>(
     scheme: &Scheme,
     params: QuantParams<F>,
     mut x: Array<F, D>,
 ) -> Result<(Array<F, D>, PassThrough<D>)> {
-    scheme.check(params)?;
+    check_one(scheme, params)?;
     let low = F::of(f64::from(scheme.qmin() - params.zero_point));
     let high = F::of(f64::from(scheme.qmax() - params.zero_point));
-    let QuantParams { scale, .. } = params;
-    let divide = scheme.rounding() == Rounding::HalfEvenDivide;
+    let (QuantParams { scale, .. }, rounding) = (params, scheme.rounding());
+    let divide = match rounding {
+        Rounding::HalfEvenDivide => true,
+        Rounding::HalfEvenReciprocal => false,
+        _ => {
+            let mut inside = Array::from_elem(x.raw_dim(), false);
+            // In the order of positions, which stochastic rounding draws by.
+            for (i, (x, inside)) in x.iter_mut().zip(&mut inside).enumerate() {
+                let q = rounded(rounding, *x, scale, i);
+                *inside = (low <= q) & (q <= high);
+                *x = clip(q, low, high) * scale;
+            }
+            return Ok((x, PassThrough { inside }));
+        }
+    };
     // In the order of `x`, so that both have neighbours in common.
     let mut inside = x.map(|_| false);
     let fake = |x: &mut F, inside: &mut bool| {
@@ -114,25 +129,32 @@ pub fn fake_quantize_tensorflow<F: Float, D: Dimension>(
     mut x: Array<F, D>,
 ) -> Result<(Array<F, D>, PassThrough<D>)> {
     let scheme = Scheme::affine(bits)?.with_codes(codes)?;
-    let (low, high, scale) = nudged(&scheme, range.with_zero());
+    let (first, last, scale) = nudged(&scheme, range.with_zero());
+    let (low, high, half) = (first * scale, last * scale, F::of(0.5));
     let mut inside = Array::from_elem(x.raw_dim(), false);
+    let width_overflows = !(high - low).is_finite();
     Zip::from(&mut x).and(&mut inside).for_each(|x, inside| {
         *inside = low <= *x && *x <= high;
-        let steps = ((clip(*x, low, high) - low) / scale + F::of(0.5)).floor();
-        *x = steps * scale + low;
+        let inner = clip(*x, low, high);
+        *x = if width_overflows {
+            clip((inner / scale + half).floor(), first, last) * scale
+        } else {
+            ((inner - low) / scale + half).floor() * scale + low
+        };
     });
     Ok((x, PassThrough { inside }))
 }
 
-/// The ends of the range moved so that 0 falls on a code, and the step.
+/// The ends of the range in steps from 0, moved so that 0 falls on a code, and the step.
 fn nudged<F: Float>(scheme: &Scheme, range: Range<F>) -> (F, F, F) {
     let (qmin, qmax) = (F::of(f64::from(scheme.qmin())), F::of(f64::from(scheme.qmax())));
-    let scale = (range.max() - range.min()) / (qmax - qmin);
-    if scale <= F::zero() || !scale.is_finite() {
+    let scale = range.step(qmax - qmin);
+    if scale <= F::zero() {
         return (F::zero(), F::zero(), F::one());
     }
     let zero_point = clip((qmin - range.min() / scale + F::of(0.5)).floor(), qmin, qmax);
-    ((qmin - zero_point) * scale, (qmax - zero_point) * scale, scale)
+    let params = QuantParams { scale, zero_point: zero_point.as_f64() as i32 };
+    (qmin - zero_point, qmax - zero_point, scheme.bounded(params).scale)
 }
 
 /// Into `low..=high`; NaN becomes `low`.
@@ -184,6 +206,48 @@ mod tests {
     }
 
     #[test]
+    fn every_rounding_gives_what_its_codes_stand_for() {
+        let params = QuantParams { scale: 0.003_f32, zero_point: 2 };
+        let x = Array1::from_iter((-900..900).map(|i| i as f32 * 0.0005).chain([0.0045, 0.0029, f32::NAN]));
+        for rounding in [
+            Rounding::HalfEvenDivide,
+            Rounding::HalfEvenReciprocal,
+            Rounding::HalfAwayFromZero,
+            Rounding::HalfUp,
+            Rounding::Truncate,
+            Rounding::Stochastic { seed: 5 },
+        ] {
+            let scheme = Scheme::int8_symmetric_128().with_rounding(rounding);
+            let codes = scheme.quantize(x.as_slice().unwrap(), params).unwrap();
+            let expected = Array1::from_iter(codes.iter().map(|&code| params.dequantize(code)));
+            let (y, pass) = fake_quantize(&scheme, params, x.clone()).unwrap();
+            assert_eq!(y, expected, "{rounding:?}");
+            let (mut into, pool) = (Array1::zeros(x.len()), Pool::new(2));
+            scheme.fake_quantize_into(&[params], x.view(), into.view_mut(), &pool).unwrap();
+            assert_eq!(into, expected, "{rounding:?}");
+            // Positions count in rows, whatever the order in memory.
+            let turned = x.to_shape((3, 601)).unwrap().reversed_axes().as_standard_layout().into_owned();
+            let (turned, _) = fake_quantize(&scheme, params, turned.reversed_axes()).unwrap();
+            assert!(turned.iter().eq(&expected), "{rounding:?}");
+            // Where a code in the middle was clipped, the gradient stops.
+            let dx = pass.backward(Array1::<f32>::ones(x.len())).unwrap();
+            let clipped = |(&code, &dx): (&i32, &f32)| (-128 < code && code < 127) <= (dx == 1.0);
+            assert!(codes.iter().zip(&dx).all(clipped), "{rounding:?}");
+        }
+    }
+
+    #[test]
+    fn the_widest_range_stays_finite() {
+        let range = Range::new(-3e38_f32, 3e38).unwrap();
+        let x = array![-3e38, -1e38, 0.0, 1e38, 3e38];
+        let (y, _) = fake_quantize_tensorflow(8, CodeRange::Full, range, x.clone()).unwrap();
+        assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1.3e36 * 2.0), "{y}");
+        let range = Range::new(f64::MIN, f64::MAX).unwrap();
+        let (y, _) = fake_quantize_tensorflow(2, CodeRange::Full, range, array![f64::MIN, f64::MAX]).unwrap();
+        assert!(y[0] < -1e307 && y[1] > 1e307 && y.iter().all(|y| y.is_finite()), "{y}");
+    }
+
+    #[test]
     fn a_range_of_nothing_gives_zeros() {
         let range = Range::new(0.0_f64, 0.0).unwrap();
         let (y, _) = fake_quantize_tensorflow(8, CodeRange::Full, range, array![0.0, 1.0]).unwrap();
@@ -195,6 +259,7 @@ mod tests {
         let scheme = Scheme::default();
         assert!(fake_quantize(&scheme, QuantParams { scale: 0.0, zero_point: 0 }, array![1.0]).is_err());
         assert!(fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 999 }, array![1.0]).is_err());
+        assert!(fake_quantize(&scheme, QuantParams { scale: f32::MAX, zero_point: 0 }, array![1.0]).is_err());
         let (_, pass) =
             fake_quantize(&scheme, QuantParams { scale: 1.0, zero_point: 0 }, array![1.0]).unwrap();
         assert!(pass.backward(array![1.0, 2.0]).is_err());

@@ -14,6 +14,8 @@ use crate::float::Float;
 use crate::kernel::{Isa, PART, Pool, Work, fetch, with};
 
 use super::params::Range;
+#[cfg(feature = "serde")]
+use super::range::check_seen;
 use super::range::{Observer, Scan};
 use super::scheme::Scheme;
 use super::search::{RangeSearch, search};
@@ -73,13 +75,9 @@ impl<F: Float> TryFrom<Parts<F>> for HistogramObserver<F> {
 
     fn try_from(p: Parts<F>) -> Result<Self> {
         crate::float::check_shape("counts", &[p.counts.len()], &[BINS])?;
+        check_seen(p.seen, total(&p.counts))?;
         let amax = p.seen.map_or(F::zero(), |(min, max)| min.abs().max(max.abs()));
-        let total = p.counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
-        if !(amax.is_finite()
-            && total.is_some()
-            && p.exponent >= smallest_exponent(amax)
-            && p.exponent <= LARGEST)
-        {
+        if !(smallest_exponent(amax)..=LARGEST).contains(&p.exponent) {
             return Err(Error::Unsupported {
                 what: "histogram",
                 reason: "bins do not cover the values seen".into(),
@@ -148,12 +146,12 @@ impl<F: Float> HistogramObserver<F> {
         let mut theirs = other.clone();
         theirs.grow(self.exponent);
         for (mine, theirs) in self.counts.iter_mut().zip(&theirs.counts) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
         if let Some((min, max)) = other.seen {
             self.widen(min, max);
         }
-        self.skipped += other.skipped;
+        self.skipped = self.skipped.saturating_add(other.skipped);
     }
 
     /// The range that holds `percentile` percent of the values, never wider than what was seen.
@@ -167,9 +165,9 @@ impl<F: Float> HistogramObserver<F> {
         let total = self.count() as f64;
         // The outer edge of the bin in which the cumulated share of `counts` reaches `share`.
         let reach = |counts: &mut dyn Iterator<Item = u64>, share: f64| {
-            let mut sum = 0;
+            let mut sum = 0_u64;
             for (bin, n) in counts.enumerate() {
-                sum += n;
+                sum = sum.saturating_add(n);
                 if sum as f64 >= share * total && sum > 0 {
                     return bin as f64 + 1.0;
                 }
@@ -179,7 +177,8 @@ impl<F: Float> HistogramObserver<F> {
         let (low, high) = match tails {
             Tails::Symmetric => {
                 let (negative, positive) = self.counts.split_at(HALF);
-                let mut folded = positive.iter().zip(negative.iter().rev()).map(|(a, b)| a + b);
+                let mut folded =
+                    positive.iter().zip(negative.iter().rev()).map(|(a, b)| a.saturating_add(*b));
                 let t = reach(&mut folded, percentile / 100.0) * width;
                 (-t, t)
             }
@@ -190,7 +189,7 @@ impl<F: Float> HistogramObserver<F> {
                 (low * width, high * width)
             }
         };
-        Range::new(F::of(low).max(seen.min()), F::of(high).min(seen.max()))
+        seen.cut(F::of(low), F::of(high))
     }
 
     /// The range whose quantization under `scheme` has the least squared error, each bin standing at its centre:
@@ -205,10 +204,11 @@ impl<F: Float> HistogramObserver<F> {
             .map(|i| (F::of((i as f64 - HALF as f64 + 0.5) * width), self.counts[i] as f64))
             .collect();
         let (values, counts): (Vec<F>, Vec<f64>) = centres.into_iter().unzip();
-        search(self.range()?, scheme, |params| {
+        search(self.range()?, scheme, |params, unit| {
             let codes = scheme.quantize(&values, params)?;
-            let error =
-                |(&code, (&x, n)): (&i32, (&F, &f64))| (params.dequantize(code) - x).as_f64().powi(2) * n;
+            let error = |(&code, (&x, n)): (&i32, (&F, &f64))| {
+                ((params.dequantize(code) - x).as_f64() / unit).powi(2) * n
+            };
             Ok(codes.iter().zip(values.iter().zip(&counts)).map(error).sum())
         })
     }
@@ -218,10 +218,11 @@ impl<F: Float> HistogramObserver<F> {
             return;
         }
         let shift = (exponent - self.exponent).min(63) as u32;
-        let mut wider = vec![0; BINS];
+        let mut wider = vec![0_u64; BINS];
         for (i, &n) in self.counts.iter().enumerate() {
             let bin = (i as i64 - HALF as i64) >> shift;
-            wider[(bin + HALF as i64) as usize] += n;
+            let wide = &mut wider[(bin + HALF as i64) as usize];
+            *wide = wide.saturating_add(n);
         }
         self.counts = wider;
         self.exponent = exponent;
@@ -255,7 +256,7 @@ impl Tables {
     /// Moves the counts to `total`.
     fn flush(&mut self, total: &mut [u64]) {
         for table in self.counts.iter_mut() {
-            total.iter_mut().zip(&*table).for_each(|(total, &n)| *total += u64::from(n));
+            total.iter_mut().zip(&*table).for_each(|(total, &n)| *total = total.saturating_add(n.into()));
             table.fill(0);
         }
         self.blocks = 0;
@@ -319,7 +320,7 @@ impl<F: Float> HistogramObserver<F> {
         let mut blocks = values.chunks(BLOCK).peekable();
         while let Some(block) = blocks.next() {
             let found = with(isa, Scan(block));
-            self.skipped += block.len() as u64 - found.finite;
+            self.skipped = self.skipped.saturating_add(block.len() as u64 - found.finite);
             if found.finite == 0 {
                 continue;
             }
@@ -358,12 +359,16 @@ impl<F: Float> Observer<F> for HistogramObserver<F> {
     }
 
     fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        total(&self.counts)
     }
 
     fn skipped(&self) -> u64 {
         self.skipped
     }
+}
+
+fn total(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, &n| sum.saturating_add(n))
 }
 
 pub(super) fn check_percentile(percentile: f64) -> Result<()> {
@@ -467,6 +472,28 @@ mod tests {
         let observer = observed(&[vec![f64::MAX, f64::MIN, 5e-324, f64::NAN, f64::INFINITY]]);
         assert_eq!((observer.count(), observer.skipped()), (3, 2));
         assert_eq!(observer.percentile(100.0, Tails::Both).unwrap(), Range::new(f64::MIN, f64::MAX).unwrap());
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_file_cannot_hold_a_histogram_that_nobody_saw() {
+        let observer = observed(&[vec![-1.0, 2.0, 2.0]]);
+        let good = serde_json::to_value(&observer).unwrap();
+        let read = |value| serde_json::from_value::<HistogramObserver<f64>>(value);
+        assert_eq!(read(good.clone()).unwrap(), observer);
+        for (place, value) in [("/seen", "[2.0, -1.0]"), ("/seen", "null"), ("/exponent", "-20")] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(place).unwrap() = serde_json::from_str(value).unwrap();
+            assert!(read(bad).is_err(), "{place} = {value}");
+        }
+        let mut many = good;
+        many["counts"][HALF + 600] = u64::MAX.into();
+        many["skipped"] = u64::MAX.into();
+        let mut many = read(many).unwrap();
+        many.merge(&many.clone());
+        many.observe(&[2.0, f64::NAN]);
+        assert_eq!((many.count(), many.skipped()), (u64::MAX, u64::MAX));
+        assert!(many.percentile(50.0, Tails::Symmetric).is_ok());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::float::{Float, check_shape};
 use crate::kernel::{Code, Fill, Isa, Pool, write_stream};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
-use crate::quantize::round::{self, Params};
+use crate::quantize::round::{self, Params, rounded};
 use crate::quantize::scheme::{Rounding, Scheme};
 use crate::quantize::tensor;
 
@@ -84,7 +84,7 @@ impl Scheme {
     }
 
     /// Writes what `x` becomes when it is quantized and dequantized: the numbers of
-    /// [`fake_quantize`](crate::quantize::fake_quantize), per tensor, channel or group, ties to even.
+    /// [`fake_quantize`](crate::quantize::fake_quantize), per tensor, channel or group.
     ///
     /// # Errors
     /// As [`dequantize_into`](Self::dequantize_into).
@@ -95,11 +95,25 @@ impl Scheme {
         y: ArrayViewMut<'_, F, D>,
         pool: &Pool,
     ) -> Result<()> {
-        let (isa, divide) = (Isa::best(), self.rounding() == Rounding::HalfEvenDivide);
+        let (isa, rounding) = (Isa::best(), self.rounding());
+        let (qmin, qmax) = (self.qmin(), self.qmax());
         self.transform(params, x, y, |layout, x, y| {
             let whole = y.len();
-            layout.each_part(pool, x, y, |scales, _, x, y| {
-                let (qmin, qmax, params) = (self.qmin(), self.qmax(), Params::of(&params[scales]));
+            layout.each_part(pool, x, y, |scales, first, x, y| {
+                let (params, each) = (Params::of(&params[scales.clone()]), &params[scales]);
+                let divide = match rounding {
+                    Rounding::HalfEvenDivide => true,
+                    Rounding::HalfEvenReciprocal => false,
+                    _ => {
+                        for (i, ((y, &x), &params)) in
+                            y.iter_mut().zip(x).zip(each.iter().cycle()).enumerate()
+                        {
+                            let steps = rounded(rounding, x, params.scale, first + i);
+                            *y = number(steps, params, (bound(qmin, params), bound(qmax, params)));
+                        }
+                        return;
+                    }
+                };
                 write_stream(isa, whole, y, &mut Fake { qmin, qmax, divide, params, x });
             });
         })
@@ -143,7 +157,6 @@ impl<F: Float> Fill<F> for Fake<'_, F> {
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let Self { qmin, qmax, divide, params, x } = *self;
         let x = &x[at..];
-        let bound = |code: i32, params: QuantParams<F>| F::of_int(code - params.zero_point);
         match params {
             Params::One(params) => {
                 let (low, high) = (bound(qmin, params), bound(qmax, params));
@@ -164,7 +177,18 @@ impl<F: Float> Fill<F> for Fake<'_, F> {
 #[inline(always)]
 fn fake<F: Float>(divide: bool, x: F, params: QuantParams<F>, (low, high): (F, F)) -> F {
     let steps = if divide { x / params.scale } else { x * params.scale.recip() };
-    let steps = steps.round_half_even();
+    number(steps.round_half_even(), params, (low, high))
+}
+
+/// An end of the codes, in steps from 0.
+#[inline(always)]
+fn bound<F: Float>(code: i32, params: QuantParams<F>) -> F {
+    F::of_int(code - params.zero_point)
+}
+
+/// What is `steps` from 0, clipped.
+#[inline(always)]
+fn number<F: Float>(steps: F, params: QuantParams<F>, (low, high): (F, F)) -> F {
     let steps = if steps > low { steps } else { low }; // NaN becomes low
     (if steps < high { steps } else { high }) * params.scale
 }
@@ -192,6 +216,8 @@ mod tests {
                 Scheme::int8_symmetric_127(),
                 Scheme::int8_symmetric_127().per_channel(0),
                 Scheme::int8_symmetric_127().per_channel(1).with_rounding(Rounding::HalfEvenReciprocal),
+                Scheme::int8_symmetric_127().per_channel(1).with_rounding(Rounding::Stochastic { seed: 2 }),
+                Scheme::int8_symmetric_127().with_rounding(Rounding::HalfUp),
                 Scheme::int8_symmetric_127().per_group(1, 32).unwrap(),
                 Scheme::int8_symmetric_127().per_group(0, 2).unwrap(),
             ] {

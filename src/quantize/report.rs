@@ -15,16 +15,34 @@ use crate::quantize::scheme::Scheme;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ErrorReport {
-    /// Mean squared error; 0 for an empty tensor.
+    /// Mean squared error; 0 for an empty tensor, infinite where the squares overflow.
+    #[cfg_attr(feature = "serde", serde(with = "infinite"))]
     pub mse: f64,
     /// Largest absolute error.
     pub max_error: f64,
     /// Signal to quantization noise in decibels; infinite where nothing was lost.
+    #[cfg_attr(feature = "serde", serde(with = "infinite"))]
     pub sqnr_db: f64,
     /// Elements that lie more than half a step outside what the codes cover.
     pub clipped: usize,
     /// Number of elements.
     pub elements: usize,
+}
+
+/// Infinity as nothing: JSON has no other word for it.
+#[cfg(feature = "serde")]
+pub(super) mod infinite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(in crate::quantize) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(*x).filter(|&x| x != f64::INFINITY).serialize(serializer)
+    }
+
+    pub(in crate::quantize) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+    }
 }
 
 /// Sums that become a report. Squares are of parts of the largest element, so that none overflows.
@@ -82,6 +100,25 @@ impl Errors {
             },
             clipped: self.clipped,
             elements: self.elements,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+    use crate::quantize::RangeSearch;
+
+    #[test]
+    fn a_report_of_no_loss_comes_back_from_json() {
+        for (mse, sqnr_db) in [(0.0, f64::INFINITY), (0.25, 48.5), (f64::INFINITY, -3.0)] {
+            let report = ErrorReport { mse, max_error: 1.0, sqnr_db, clipped: 2, elements: 3 };
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<ErrorReport>(&json).unwrap(), report);
+            let range = crate::quantize::Range::new(-1.0, 1.0).unwrap();
+            let search = RangeSearch { range, candidates: 80, error: mse };
+            let json = serde_json::to_string(&search).unwrap();
+            assert_eq!(serde_json::from_str::<RangeSearch<f64>>(&json).unwrap(), search);
         }
     }
 }

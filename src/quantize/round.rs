@@ -106,6 +106,19 @@ impl<F: Float, C: Code> Work for Quantize<'_, F, C> {
     }
 }
 
+/// The steps from 0 to `x`, the `i`-th of its tensor, as an integer that is not clipped: the definition of every rounding.
+pub(super) fn rounded<F: Float>(rounding: Rounding, x: F, scale: F, i: usize) -> F {
+    let steps = divide(x, scale);
+    match rounding {
+        Rounding::HalfEvenDivide => steps.round_half_even(),
+        Rounding::HalfEvenReciprocal => (x * scale.recip()).round_half_even(),
+        Rounding::HalfAwayFromZero => steps.round(),
+        Rounding::HalfUp => (steps + F::of(0.5)).floor(),
+        Rounding::Truncate => steps.trunc(),
+        Rounding::Stochastic { seed } => (steps + F::of(uniform(seed, i as u64))).floor().min(steps.ceil()),
+    }
+}
+
 /// The numbers that `codes` stand for, part of `whole` numbers.
 pub(crate) fn dequantize<F: Float, C: crate::kernel::Code>(
     params: Params<'_, F>,
@@ -215,7 +228,8 @@ impl Scheme {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] unless the scale is finite and above 0, and the zero point is a code.
+    /// [`Error::OutOfRange`] unless the scale is finite and above 0, the zero point is a code, and for
+    /// [`Rounding::HalfEvenReciprocal`] the reciprocal of the scale is finite.
     pub fn quantize<F: Float>(&self, x: &[F], params: QuantParams<F>) -> Result<Vec<i32>> {
         self.check(params)?;
         let mut codes = vec![0; x.len()];
@@ -228,17 +242,28 @@ impl Scheme {
     /// # Errors
     /// As [`quantize`](Self::quantize).
     pub fn squared_error<F: Float>(&self, x: &[F], params: QuantParams<F>) -> Result<f64> {
+        self.squared_error_in(x, params, 1.0)
+    }
+
+    /// [`squared_error`](Self::squared_error) of numbers divided by `unit`.
+    pub(super) fn squared_error_in<F: Float>(
+        &self,
+        x: &[F],
+        params: QuantParams<F>,
+        unit: f64,
+    ) -> Result<f64> {
         self.check(params)?;
+        let ordinary = unit == 1.0;
+        let error = |code: i32, x: F| {
+            let error = (params.dequantize(code) - x).as_f64();
+            square(if ordinary { error } else { error / unit })
+        };
         let mut codes = [0i32; CHUNK];
         let mut sum = 0.0;
         for (n, x) in x.chunks(CHUNK).enumerate() {
             let codes = &mut codes[..x.len()];
             quantize(self, Params::One(params), n * CHUNK, x, codes);
-            sum += codes
-                .iter()
-                .zip(x)
-                .map(|(&code, &x)| square((params.dequantize(code) - x).as_f64()))
-                .sum::<f64>();
+            sum += codes.iter().zip(x).map(|(&code, &x)| error(code, x)).sum::<f64>();
         }
         Ok(sum)
     }
@@ -250,6 +275,13 @@ impl Scheme {
                 name: "scale",
                 value: params.scale.as_f64(),
                 range: "finite and above 0",
+            });
+        }
+        if self.rounding() == Rounding::HalfEvenReciprocal && !params.scale.recip().is_finite() {
+            return Err(Error::OutOfRange {
+                name: "scale",
+                value: params.scale.as_f64(),
+                range: "large enough for a finite reciprocal",
             });
         }
         if !(self.qmin()..=self.qmax()).contains(&params.zero_point) {
@@ -288,6 +320,25 @@ mod tests {
         assert_eq!(codes(Rounding::HalfAwayFromZero), [-3, -2, -1, 0, 1, 2, 3, 3]);
         assert_eq!(codes(Rounding::HalfUp), [-2, -1, 0, 0, 1, 2, 3, 3]);
         assert_eq!(codes(Rounding::Truncate), [-2, -1, 0, 0, 0, 1, 2, 2]);
+    }
+
+    #[test]
+    fn every_loop_rounds_as_defined() {
+        let x: Vec<f32> =
+            (-2000..2000).map(|i| i as f32 * 0.0015).chain([1e30, -1e30, f32::INFINITY]).collect();
+        let params = QuantParams { scale: 0.003, zero_point: 3 };
+        for rounding in [
+            Rounding::HalfEvenDivide,
+            Rounding::HalfEvenReciprocal,
+            Rounding::HalfAwayFromZero,
+            Rounding::HalfUp,
+            Rounding::Truncate,
+            Rounding::Stochastic { seed: 5 },
+        ] {
+            let codes = Scheme::int8_symmetric_128().with_rounding(rounding).quantize(&x, params).unwrap();
+            let code = |(i, &x)| (rounded(rounding, x, params.scale, i) + 3.0).clamp(-128.0, 127.0) as i32;
+            assert!(x.iter().enumerate().map(code).eq(codes), "{rounding:?}");
+        }
     }
 
     #[test]
@@ -336,6 +387,11 @@ mod tests {
         for scale in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(Scheme::default().quantize(&X, QuantParams { scale, zero_point: 0 }).is_err());
         }
+        let tiny = QuantParams { scale: f32::from_bits(1), zero_point: 0 };
+        let reciprocal = Scheme::default().with_rounding(Rounding::HalfEvenReciprocal);
+        let error = reciprocal.quantize(&[0.0], tiny).unwrap_err().to_string();
+        assert!(error.ends_with("allowed is large enough for a finite reciprocal"), "{error}");
+        assert_eq!(Scheme::default().quantize(&[0.0, tiny.scale], tiny).unwrap(), [0, 1]);
         for zero_point in [i32::MIN, -128, 128, i32::MAX] {
             assert!(Scheme::default().squared_error(&X, QuantParams { scale: 1.0, zero_point }).is_err());
         }

@@ -301,15 +301,17 @@ pub(super) fn check_params<F: Float>(
     layout: &Layout,
 ) -> Result<()> {
     check_shape("the scales", &[params.len()], &[layout.scales()])?;
-    params.iter().try_for_each(|&params| {
-        scheme.check(params)?;
-        let ends = [params.dequantize(scheme.qmin()), params.dequantize(scheme.qmax())];
-        if ends.iter().all(|end| end.is_finite()) {
-            return Ok(());
-        }
-        let range = "low enough for the codes to stand for finite numbers";
-        Err(Error::OutOfRange { name: "scale", value: params.scale.as_f64(), range })
-    })
+    params.iter().try_for_each(|&params| check_one(scheme, params))
+}
+
+pub(super) fn check_one<F: Float>(scheme: &Scheme, params: QuantParams<F>) -> Result<()> {
+    scheme.check(params)?;
+    let ends = [params.dequantize(scheme.qmin()), params.dequantize(scheme.qmax())];
+    if ends.iter().all(|end| end.is_finite()) {
+        return Ok(());
+    }
+    let range = "low enough for the codes to stand for finite numbers";
+    Err(Error::OutOfRange { name: "scale", value: params.scale.as_f64(), range })
 }
 
 #[cfg(feature = "serde")]
