@@ -260,7 +260,7 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
         Ok(y)
     }
 
-    /// `x = (y - beta) * sqrt(running_var + eps) / gamma + running_mean`.
+    /// `x = (y - beta) * sqrt(running_var + eps) / gamma + running_mean`; infinite where that is beyond the element type.
     fn denormalize(&self, y: Array2<F>) -> Result<Array2<F>> {
         check_width("y", &y, self.features())?;
         if let Some(j) = self.gamma.iter().position(|gamma| gamma.is_zero()) {
@@ -270,6 +270,15 @@ impl<F: Float> Normalizer<F> for BatchNorm<F> {
         let mut x = into_rows(y);
         let inverse = self.scale().mapv(|scale| F::of(1.0 / scale)).to_vec();
         let (running_mean, beta) = (self.running_mean.to_vec(), self.beta.to_vec());
+        if !inverse.iter().all(|inverse| inverse.is_finite()) {
+            // A gamma whose reciprocal overflows divides instead: infinity times 0 would be NaN.
+            for ((_, j), x) in x.indexed_iter_mut() {
+                let std = (self.running_var[j].as_f64() + self.eps).sqrt();
+                let scaled = (x.as_f64() - beta[j].as_f64()) * std / self.gamma[j].as_f64();
+                *x = F::of(scaled + running_mean[j].as_f64());
+            }
+            return Ok(x);
+        }
         for row in elements_mut(&mut x).chunks_exact_mut(self.features()) {
             let settings = running_mean.iter().zip(&inverse).zip(&beta);
             for (x, ((&mean, &inverse), &beta)) in row.iter_mut().zip(settings) {
@@ -412,6 +421,40 @@ mod tests {
             matches!(&error, Error::Unsupported { reason, .. } if reason.contains("feature 1")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_inverse_by_a_tiny_gamma_is_no_nan() {
+        let one = || array![1.0_f32];
+        let norm = BatchNorm::from_parts(array![1e-40], one(), one(), array![4.0], 1e-5).unwrap();
+        let x = norm.denormalize(array![[1.0], [2.0], [1.0 + 1e-3]]).unwrap();
+        assert_eq!((x[[0, 0]], x[[1, 0]]), (1.0, f32::INFINITY));
+        let norm = BatchNorm::from_parts(array![1e-40], array![0.0_f32], one(), array![4.0], 1e-5).unwrap();
+        let x = norm.denormalize(array![[0.0], [1e-10]]).unwrap();
+        assert_eq!(x[[0, 0]], 1.0);
+        close!(x[[1, 0]] / 2e30, 1.0, epsilon = 1e-4);
+    }
+
+    #[test]
+    fn it_does_not_matter_which_row_comes_first() {
+        let x = |far: usize| {
+            let x = |(i, _)| if i == far { 1e8_f32 } else { 0.5 * (i % 2) as f32 };
+            Array2::from_shape_fn((100_000, 1), x)
+        };
+        let run = |x: Array2<f32>| {
+            let mut norm = BatchNorm::new(1).unwrap().with_momentum(Some(1.0)).unwrap();
+            let (y, cache) = norm.normalize_batch(x).unwrap();
+            let dy = y.mapv(|y| y * y);
+            (norm.backward(cache, dy).0, y, norm)
+        };
+        let ((dx, y, norm), (dx_later, y_later, later)) = (run(x(0)), run(x(2)));
+        close!(norm.running_var()[0] / later.running_var()[0], 1.0, epsilon = 1e-4);
+        close!(norm.running_mean()[0] / later.running_mean()[0], 1.0, epsilon = 1e-4);
+        for i in [4, 5, 99_998, 99_999] {
+            close!(y[[i, 0]] / y_later[[i, 0]], 1.0, epsilon = 1e-4);
+            close!(dx[[i, 0]], dx_later[[i, 0]], epsilon = 1e-9);
+        }
+        assert_ne!(y[[4, 0]], y[[5, 0]]);
     }
 
     #[test]

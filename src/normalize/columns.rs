@@ -4,10 +4,10 @@
 //! rounding error does not grow with the batch. Threads share the columns of a sum and the rows of everything else, so
 //! that a result does not depend on their number.
 //!
-//! Moments are taken of `x - first`, where `first` is the first row: differences of near numbers are exact,
+//! Moments are taken of `x - center`, where the center is the first row: differences of near numbers are exact,
 //! so a feature with mean 1e6 and deviation 1e-2 keeps its variance, where `mean(x^2) - mean(x)^2` would
-//! lose it (Chan, Golub, LeVeque 1983, "shifted data"). A first row far from the rest does no harm: its
-//! distance is at most `sqrt(rows)` deviations.
+//! lose it (Chan, Golub, LeVeque 1983, "shifted data"). If the first row is very far from the rest, which it can be by
+//! `sqrt(rows)` deviations, a second pass has its center at the mean that the first found.
 
 use std::marker::PhantomData;
 
@@ -24,12 +24,16 @@ const AHEAD: usize = 512;
 /// Columns that are summed side by side, in registers; threads divide them by so many.
 const COLUMNS: usize = 16;
 
+/// So many deviations may lie between center and mean: their square takes 10 of the 24 bits of `f32` from the variance. Farther
+/// out the center is moved.
+const FAR: f64 = 32.0;
+
 /// Mean and spread of each column of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Moments<F> {
-    /// The first row.
-    first: Vec<F>,
-    /// Mean minus first row.
+    /// A number near those of its column.
+    center: Vec<F>,
+    /// Mean minus center.
     offset: Vec<F>,
     /// The means.
     pub(super) mean: Vec<f64>,
@@ -43,9 +47,22 @@ impl<F: Float> Moments<F> {
     /// # Errors
     /// [`Error::NotFinite`] for NaN and infinity, and for a feature whose variance overflows.
     pub(super) fn of(what: &'static str, x: &[F], width: usize, pool: &Pool) -> Result<Self> {
+        let moments = Self::about(x[..width].to_vec(), what, x, pool)?;
+        let rows = (x.len() / width) as f64;
+        let Self { center, offset, mean, m2 } = &moments;
+        let far = |j: usize| offset[j].as_f64().powi(2) * rows > FAR * FAR * m2[j];
+        if !(0..width).any(far) {
+            return Ok(moments);
+        }
+        let center = (0..width).map(|j| if far(j) { F::of(mean[j]) } else { center[j] }).collect();
+        Self::about(center, what, x, pool)
+    }
+
+    /// About a center for each column.
+    fn about(center: Vec<F>, what: &'static str, x: &[F], pool: &Pool) -> Result<Self> {
+        let width = center.len();
         let rows = x.len() / width;
-        let first = x[..width].to_vec();
-        let (mut mean, mut m2) = column_sums(pool, x.len(), width, &Shifted { x, first: &first });
+        let (mut mean, mut m2) = column_sums(pool, x.len(), width, &Shifted { x, center: &center });
         let mut offset = Vec::with_capacity(width);
         for (j, (mean, m2)) in mean.iter_mut().zip(&mut m2).enumerate() {
             let sum = *mean;
@@ -64,16 +81,32 @@ impl<F: Float> Moments<F> {
             }
             *m2 = m2.max(0.0);
             offset.push(F::of(distance));
-            *mean = first[j].as_f64() + distance;
+            *mean = center[j].as_f64() + distance;
         }
-        Ok(Self { first, offset, mean, m2 })
+        Ok(Self { center, offset, mean, m2 })
     }
 
-    /// `y = (x - mean) * scale + beta`: of what is near, `x - first`, as exact as with the mean.
+    /// Forms `m2` in `f64` for the columns whose squares are too small for the element type. One pass over such columns, the
+    /// constant ones among them.
+    pub(super) fn mend_tiny(&mut self, x: &[F]) {
+        if F::BYTES == size_of::<f64>() {
+            return;
+        }
+        let width = self.m2.len();
+        let rows = (x.len() / width) as f64;
+        let least = (F::min_positive_value() / F::epsilon()).as_f64();
+        for (j, (m2, &mean)) in self.m2.iter_mut().zip(&self.mean).enumerate() {
+            if *m2 < rows * least {
+                *m2 = x[j..].iter().step_by(width).map(|x| (x.as_f64() - mean).powi(2)).sum();
+            }
+        }
+    }
+
+    /// `y = (x - mean) * scale + beta`: of what is near, `x - center`, as exact as with the mean.
     pub(super) fn scaled(&self, scale: &[F], beta: &[F]) -> Scaled<F> {
         let shift = |((&beta, &offset), &scale): ((&F, &F), &F)| beta - offset * scale;
         let shift = beta.iter().zip(&self.offset).zip(scale).map(shift).collect();
-        Scaled { center: self.first.clone(), scale: scale.to_vec(), shift }
+        Scaled { center: self.center.clone(), scale: scale.to_vec(), shift }
     }
 }
 
@@ -110,19 +143,19 @@ trait Terms<F>: Sync {
     fn fetch(&self, at: usize);
 }
 
-/// `d` and `d^2`, where `d = x - first`.
+/// `d` and `d^2`, where `d = x - center`.
 struct Shifted<'a, F> {
     x: &'a [F],
-    first: &'a [F],
+    center: &'a [F],
 }
 
 impl<F: Float> Terms<F> for Shifted<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
         let n = a.len();
-        let (b, x, first) = (&mut b[..n], &self.x[at..][..n], &self.first[j..][..n]);
+        let (b, x, center) = (&mut b[..n], &self.x[at..][..n], &self.center[j..][..n]);
         for i in 0..n {
-            let d = x[i] - first[i];
+            let d = x[i] - center[i];
             a[i] += d;
             b[i] += d * d;
         }
@@ -168,13 +201,13 @@ struct Centered<'a, F> {
 impl<F: Float> Terms<F> for Centered<'_, F> {
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
-        let Self { dy, x, moments: Moments { first, offset, .. } } = self;
+        let Self { dy, x, moments: Moments { center, offset, .. } } = self;
         let n = a.len();
         let (b, dy, x) = (&mut b[..n], &dy[at..][..n], &x[at..][..n]);
-        let (first, offset) = (&first[j..][..n], &offset[j..][..n]);
+        let (center, offset) = (&center[j..][..n], &offset[j..][..n]);
         for i in 0..n {
             a[i] += dy[i];
-            b[i] += dy[i] * ((x[i] - first[i]) - offset[i]);
+            b[i] += dy[i] * ((x[i] - center[i]) - offset[i]);
         }
     }
 
@@ -278,9 +311,9 @@ fn flush<F: Float>(block: &mut [F], total: &mut [f64]) {
 }
 
 /// `dx = (dy - mean(dy) - x_hat * mean(dy * x_hat)) * scale`, where `x_hat = (x - mean) * inverse`; of fewer numbers for each
-/// column: `dx = (dy - shift - (x - first) * slope) * scale`.
+/// column: `dx = (dy - shift - (x - center) * slope) * scale`.
 pub(super) struct Gradient<'a, F> {
-    first: &'a [F],
+    center: &'a [F],
     slope: Vec<F>,
     shift: Vec<F>,
     scale: &'a [F],
@@ -304,7 +337,7 @@ impl<'a, F: Float> Gradient<'a, F> {
             slope.push(F::of(dy_x_sum[j] / rows * inverse.as_f64()));
             shift.push(F::of(dy_sum[j] / rows - moments.offset[j].as_f64() * slope[j].as_f64()));
         }
-        (Self { first: &moments.first, slope, shift, scale }, (dy_sum, dy_x_sum))
+        (Self { center: &moments.center, slope, shift, scale }, (dy_sum, dy_x_sum))
     }
 
     /// Writes `dx` over `dy`.
@@ -320,10 +353,10 @@ impl<'a, F: Float> Gradient<'a, F> {
     #[inline(always)]
     fn over(&self, j: usize, x: &[F], dy: &mut [F]) {
         let n = dy.len();
-        let (x, first, slope) = (&x[..n], &self.first[j..][..n], &self.slope[j..][..n]);
+        let (x, center, slope) = (&x[..n], &self.center[j..][..n], &self.slope[j..][..n]);
         let (shift, scale) = (&self.shift[j..][..n], &self.scale[j..][..n]);
         for i in 0..n {
-            dy[i] = (dy[i] - shift[i] - (x[i] - first[i]) * slope[i]) * scale[i];
+            dy[i] = (dy[i] - shift[i] - (x[i] - center[i]) * slope[i]) * scale[i];
         }
     }
 }

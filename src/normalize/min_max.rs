@@ -8,7 +8,7 @@
 //! A constant feature has `u = 0`: it becomes `lo`, and `lo` becomes the constant again. Values outside the
 //! range that was seen go outside `lo..hi`; nothing is clipped, so the inverse holds for them too.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, aview1};
 
 use super::affine::{check_some, check_width};
 use super::columns::product_sums;
@@ -161,48 +161,64 @@ fn check_spread<F: Float>(min: &Array1<F>, max: &Array1<F>) -> Result<()> {
     check_finite("range of the features", &(max - min).view())
 }
 
+/// Calls `f` for some whole rows after others, and looks at what it made of them while it is near.
+fn each_part<F: Float>(what: &'static str, x: &mut Array2<F>, f: impl Fn(&mut [F])) -> Result<()> {
+    const PART: usize = 2048;
+    let width = x.ncols();
+    let mut finite = true;
+    for part in elements_mut(x).chunks_mut((PART / width).max(1) * width) {
+        f(part);
+        finite &= check_finite(what, &aview1(part)).is_ok();
+    }
+    if finite { Ok(()) } else { check_finite(what, &x.view()) }
+}
+
 /// Turns every `x` into its `u`, in place.
-fn to_unit<F: Float>(x: &mut Array2<F>, min: &Array1<F>, max: &Array1<F>) {
-    let lowest = min.to_vec();
-    // Dividing by infinity gives the 0 that a constant feature shall have.
-    let spread: Vec<F> = min.iter().zip(max).map(|(&min, &max)| positive_or_infinity(max - min)).collect();
-    for row in elements_mut(x).chunks_exact_mut(min.len()) {
-        for ((x, &min), &spread) in row.iter_mut().zip(&lowest).zip(&spread) {
+fn to_unit<F: Float>(x: &mut [F], min: &[F], spread: &[F]) {
+    for row in x.chunks_exact_mut(min.len()) {
+        for ((x, &min), &spread) in row.iter_mut().zip(min).zip(spread) {
             *x = (*x - min) / spread;
         }
     }
 }
 
-fn positive_or_infinity<F: Float>(spread: F) -> F {
-    if spread > F::zero() { spread } else { F::infinity() }
+/// `max - min`, or infinity for a constant feature: dividing by it gives the 0 that `u` shall be.
+fn spread<F: Float>(min: &Array1<F>, max: &Array1<F>) -> Vec<F> {
+    let positive_or_infinity = |spread| if spread > F::zero() { spread } else { F::infinity() };
+    min.iter().zip(max).map(|(&min, &max)| positive_or_infinity(max - min)).collect()
 }
 
 impl<F: Float> Normalizer<F> for MinMax<F> {
     type Cache = MinMaxCache<F>;
     type Grads = ();
 
-    /// Refuses NaN and infinity ([`Error::NotFinite`]).
+    /// Refuses NaN and infinity, and a value so far from the range that was seen that it overflows ([`Error::NotFinite`]).
     fn normalize(&self, x: Array2<F>) -> Result<Array2<F>> {
         check_width("x", &x, self.features())?;
         check_finite("x", &x.view())?;
         let mut y = into_rows(x);
-        to_unit(&mut y, &self.min, &self.max);
-        y.mapv_inplace(|u| self.lo * (F::one() - u) + self.hi * u);
+        let (min, spread) = (self.min.to_vec(), spread(&self.min, &self.max));
+        each_part("normalized x", &mut y, |part| {
+            to_unit(part, &min, &spread);
+            part.iter_mut().for_each(|y| *y = self.lo * (F::one() - *y) + self.hi * *y);
+        })?;
         Ok(y)
     }
 
-    /// Refuses NaN and infinity ([`Error::NotFinite`]).
+    /// Refuses NaN and infinity, and a value so far from `lo..hi` that it overflows ([`Error::NotFinite`]).
     fn denormalize(&self, y: Array2<F>) -> Result<Array2<F>> {
         check_width("y", &y, self.features())?;
         check_finite("y", &y.view())?;
         let mut x = into_rows(y);
         let (min, max) = (self.min.to_vec(), self.max.to_vec());
-        for row in elements_mut(&mut x).chunks_exact_mut(self.features()) {
-            for ((x, &min), &max) in row.iter_mut().zip(&min).zip(&max) {
-                let u = (*x - self.lo) / (self.hi - self.lo);
-                *x = min * (F::one() - u) + max * u;
+        each_part("denormalized y", &mut x, |part| {
+            for row in part.chunks_exact_mut(self.features()) {
+                for ((x, &min), &max) in row.iter_mut().zip(&min).zip(&max) {
+                    let u = (*x - self.lo) / (self.hi - self.lo);
+                    *x = min * (F::one() - u) + max * u;
+                }
             }
-        }
+        })?;
         Ok(x)
     }
 
@@ -212,10 +228,10 @@ impl<F: Float> Normalizer<F> for MinMax<F> {
         check_width("x", &x, self.features())?;
         let Extremes { min, max, min_at, max_at } = Extremes::of("x", x.view())?;
         self.merge(&min, &max)?;
-        let slope = |(&min, &max): (&F, &F)| (self.hi - self.lo) / positive_or_infinity(max - min);
-        let slope = min.iter().zip(&max).map(slope).collect();
+        let spread = spread(&min, &max);
+        let slope = spread.iter().map(|&spread| (self.hi - self.lo) / spread).collect();
         let mut u = into_rows(x);
-        to_unit(&mut u, &min, &max);
+        to_unit(elements_mut(&mut u), &min.to_vec(), &spread);
         let y = u.mapv(|u| self.lo * (F::one() - u) + self.hi * u);
         Ok((y, MinMaxCache { u, slope, min_at, max_at }))
     }
@@ -302,6 +318,21 @@ mod tests {
         let scaler = MinMax::fit(data.view()).unwrap();
         assert_eq!(scaler.normalize(data.clone()).unwrap(), array![[0.0], [1.0]]);
         assert_eq!(scaler.denormalize(array![[0.0], [1.0]]).unwrap(), data);
+    }
+
+    #[test]
+    fn names_the_index_of_a_result_that_overflows() {
+        let fit = |min: f32, max: f32| MinMax::fit(array![[min, 0.0], [max, 1.0]].view()).unwrap();
+        let message = |result: Result<Array2<f32>>| result.unwrap_err().to_string();
+        let end = "at index [1, 0]; only finite numbers are allowed";
+        for (scaler, x) in [(fit(0.0, 1e-30), 1e10), (fit(0.0, 1e-30), -1e10), (fit(-3e38, 0.0), 3e38)] {
+            let refused = message(scaler.normalize(array![[0.0, 0.5], [x, 0.5]]));
+            assert!(refused.starts_with("normalized x is") && refused.ends_with(end), "{refused}");
+        }
+        let scaler = fit(0.0, 1e-30).with_range(0.0, 1e-30).unwrap();
+        let refused = message(scaler.denormalize(array![[0.0, 0.0], [1e20, 0.0]]));
+        assert!(refused.starts_with("denormalized y is") && refused.ends_with(end), "{refused}");
+        assert_eq!(fit(0.0, 1e-30).normalize(array![[1e8, 0.5]]).unwrap(), array![[1e38, 0.5]]);
     }
 
     #[test]

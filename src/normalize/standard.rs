@@ -69,7 +69,9 @@ impl<F: Float> Standard<F> {
         }
         let width = data.ncols();
         let pool = Pool::for_elements(data.len());
-        let moments = Moments::of("data", elements(&data.as_standard_layout()), width, &pool)?;
+        let x = data.as_standard_layout();
+        let mut moments = Moments::of("data", elements(&x), width, &pool)?;
+        moments.mend_tiny(elements(&x));
         Ok(Self { rows: data.nrows() as u64, mean: moments.mean, m2: moments.m2, element: PhantomData })
     }
 
@@ -118,7 +120,8 @@ impl<F: Float> Standard<F> {
         self.mean.iter().map(|&mean| F::of(mean)).collect()
     }
 
-    /// What each feature is divided by: its deviation, or 1 if that is 0 or too small for the element type.
+    /// What each feature is divided by: its deviation, or 1 if that is 0 or too small: no normal number of the element type, or
+    /// with a square that is none of `f64`.
     pub fn deviation(&self) -> Array1<F> {
         self.deviations().map(F::of).collect()
     }
@@ -177,7 +180,8 @@ impl<F: Float> Normalizer<F> for Standard<F> {
         }
         let x = into_rows(x);
         let (width, pool) = (x.ncols(), Pool::for_elements(x.len()));
-        let moments = Moments::of("x", elements(&x), width, &pool)?;
+        let mut moments = Moments::of("x", elements(&x), width, &pool)?;
+        moments.mend_tiny(elements(&x));
         let inverse = |m2: &f64| F::of(1.0 / deviation::<F>(m2 / rows as f64));
         let inverse: Vec<F> = moments.m2.iter().map(inverse).collect();
         let mut y = Array2::zeros(x.raw_dim());
@@ -258,6 +262,21 @@ mod tests {
             assert_eq!(parts.rows(), 8);
             close!(parts.mean(), expected.mean(), epsilon = 1e-9);
             close!(parts.deviation(), expected.deviation(), epsilon = 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_feature_of_tiny_numbers_has_their_deviation() {
+        let data = array![[1e-23_f32, 7.0], [-1e-23, 7.0], [0.0, 7.0], [0.0, 7.0]];
+        let mut scaler = Standard::fit(data.view()).unwrap();
+        let expected = 0.5_f32.sqrt();
+        close!(scaler.deviation()[0] * 1e23, expected, epsilon = 1e-6);
+        assert_eq!(scaler.deviation()[1], 1.0);
+        let y = scaler.normalize(data.clone()).unwrap();
+        let (batch, _) = scaler.normalize_batch(data).unwrap();
+        for y in [y, batch] {
+            close!(y[[0, 0]], 1.0 / expected, epsilon = 1e-5);
+            close!(y.sum(), 0.0, epsilon = 1e-5);
         }
     }
 
