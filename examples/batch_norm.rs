@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Args, Data, Done, percent, print_table};
+use common::{Args, Data, Done, TRAINING, percent, print_table};
 use trimnet::nn::{Callback, CrossEntropy, Epoch, LearningRate, Mlp, Momentum, Sgd, Trainer, evaluate};
 
 const DEPTH: usize = 6;

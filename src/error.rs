@@ -65,7 +65,7 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
-    /// Training led to a loss that is not a number.
+    /// Training led to a loss that is not a number, or to parameters that are not.
     #[error(
         "the loss is {loss} in epoch {epoch}, step {step}; a smaller learning rate or clipped gradients may help"
     )]
@@ -74,7 +74,7 @@ pub enum Error {
         epoch: usize,
         /// The step over all epochs, from 0.
         step: usize,
-        /// NaN or infinity.
+        /// NaN or infinity; infinity if parameters are not finite.
         loss: f64,
     },
     /// Two settings, or a setting and the data, exclude each other.

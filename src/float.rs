@@ -6,6 +6,9 @@ use num_traits::{FromPrimitive, ToPrimitive};
 use crate::error::{Error, Result};
 use crate::kernel::{Exp, Isa, Work, with};
 
+#[cfg(feature = "serde")]
+pub(crate) mod number;
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}

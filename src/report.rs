@@ -61,7 +61,7 @@ pub struct LayerReport {
     pub bytes: Bytes,
     /// Signal to noise of its outputs against the network's, in decibels; infinite where nothing was lost, none if the
     /// network has other layers.
-    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number::option", default))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number::option", default))]
     pub sqnr_db: Option<f64>,
     /// The worst case of its integer sums.
     pub bound: Option<Bound>,
@@ -94,7 +94,7 @@ pub struct Report {
     /// Share of right classes of the network, and of the engine; none without labels.
     pub accuracy: Option<(f64, f64)>,
     /// Signal to noise of the outputs in decibels; infinite where nothing was lost.
-    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub sqnr_db: f64,
     /// One row at a time.
     pub latency: Timing,

@@ -45,7 +45,8 @@ pub enum Auto {
 pub struct Candidate {
     /// The format.
     pub format: Format,
-    /// Signal to noise of the layer's outputs in decibels; infinite where nothing was lost.
+    /// Signal to noise of the layer's outputs in decibels; infinite where nothing was lost, in JSON the word `"inf"`.
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub sqnr_db: f64,
     /// Bytes stored, before entropy coding.
     pub bytes: usize,

@@ -9,10 +9,10 @@ pub struct Epoch {
     /// Number of the epoch, from 0.
     pub epoch: usize,
     /// The objective, averaged over the rows while they were learnt from; without penalties.
-    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub loss: f64,
     /// The penalties on the weights at the end of the epoch.
-    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub penalty: f64,
     /// The learning rate of the last step.
     pub learning_rate: f64,

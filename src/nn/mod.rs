@@ -19,8 +19,6 @@ pub mod linear;
 pub mod loss;
 pub mod metrics;
 pub mod mlp;
-#[cfg(feature = "serde")]
-pub(crate) mod number;
 pub mod objective;
 pub mod optimizer;
 pub mod parameter;

@@ -176,7 +176,7 @@ fn check_values<F: Float>(mlp: &Mlp<F>, values: ArrayView2<'_, F>) -> Result<()>
 pub struct Evaluation {
     /// The cross-entropy with the labels, or the mean squared error of a regression. In a file for people, as JSON, the word
     /// `"inf"` or `"NaN"` where it is not finite.
-    #[cfg_attr(feature = "serde", serde(with = "crate::nn::number"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub loss: f64,
     /// The share of right predictions; `None` for a regression.
     pub accuracy: Option<f64>,

@@ -11,38 +11,22 @@ use crate::quantize::params::QuantParams;
 use crate::quantize::round::Params;
 use crate::quantize::scheme::Scheme;
 
-/// The error of a quantized tensor against its original.
+/// The error of a quantized tensor against its original. In a file for people, as JSON, infinity is the word `"inf"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ErrorReport {
     /// Mean squared error; 0 for an empty tensor, infinite where the squares overflow.
-    #[cfg_attr(feature = "serde", serde(with = "infinite"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub mse: f64,
     /// Largest absolute error.
     pub max_error: f64,
     /// Signal to quantization noise in decibels; infinite where nothing was lost.
-    #[cfg_attr(feature = "serde", serde(with = "infinite"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub sqnr_db: f64,
     /// Elements that lie more than half a step outside what the codes cover.
     pub clipped: usize,
     /// Number of elements.
     pub elements: usize,
-}
-
-/// Infinity as nothing: JSON has no other word for it.
-#[cfg(feature = "serde")]
-pub(super) mod infinite {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(in crate::quantize) fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Some(*x).filter(|&x| x != f64::INFINITY).serialize(serializer)
-    }
-
-    pub(in crate::quantize) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<f64, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
-    }
 }
 
 /// Sums that become a report. Squares are of parts of the largest element, so that none overflows.

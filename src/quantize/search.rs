@@ -24,7 +24,7 @@ pub struct RangeSearch<F> {
     pub candidates: usize,
     /// What the search minimised, at its best: a sum of squared errors, or a divergence. Squares of `f64` may be beyond the
     /// numbers; then it is 0 or infinite, and the range is the best all the same.
-    #[cfg_attr(feature = "serde", serde(with = "super::report::infinite"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::float::number"))]
     pub error: f64,
 }
 

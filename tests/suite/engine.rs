@@ -523,7 +523,8 @@ fn wrong_input_is_an_error_that_says_what_is_wrong() {
     assert!(said(Engine::build(&mlp, &config).unwrap_err()).contains("layer is 2"));
     let config = || Config::new(Format::Dense).with_calibration(data.view());
     assert!(
-        said(Engine::build(&mlp, &config().with_palette_entries(1)).unwrap_err()).contains("entries is 1")
+        said(Engine::build(&mlp, &config().with_palette_entries(1)).unwrap_err())
+            .contains("entries of a palette is 1")
     );
     assert!(said(Engine::build(&mlp, &config().with_batch(1 << 62)).unwrap_err()).contains("1,048,576"));
     let measured = |x: ArrayView2<'_, f32>| engine.measure(x, Duration::ZERO).map(|_| ());

@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_shape_of_another_length_is_refused() {
         let error = Tensor::new(Dtype::F32, vec![2, 3], vec![0; 20]).unwrap_err();
-        assert_eq!(error.to_string(), ": shape [2, 3] of F32 has 24 bytes, given are 20");
+        assert_eq!(error.to_string(), "shape [2, 3] of F32 has 24 bytes, given are 20");
         assert!(Tensor::new(Dtype::F4, vec![3], vec![0; 2]).is_err());
         assert!(Tensor::new(Dtype::F32, vec![1 << 63, 4], vec![]).is_err());
     }
