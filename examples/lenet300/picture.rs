@@ -77,7 +77,7 @@ pub fn weights(mlp: &Mlp<f32>) -> String {
             text(&mut body, x + bar / 2.0, 164.0, "middle", "black", &format!("{value:.2}"));
         }
         let zeros = linear.weight().len() - values.iter().map(|&(_, n)| n).sum::<usize>();
-        let words = format!("{} x {}: {zeros} zeros, and", linear.outputs(), linear.inputs());
+        let words = format!("{} x {}: {zeros} zeros; the others", linear.outputs(), linear.inputs());
         text(&mut body, left + WIDTH / 2.0, 14.0, "middle", "black", &words);
     }
     svg(layers * 220, 174, &body)
