@@ -1,4 +1,19 @@
 //! A small network: just enough to train, prune, quantize and distil.
+//!
+//! ```text
+//! build      layers one after the other                            Mlp::builder, Mlp::from_layers, Init
+//! data       rows with labels or values, in batches                Dataset
+//! train      objective, optimizer, schedule, validation            Trainer, CrossEntropy, MeanSquaredError, Adam, AdamW, Sgd,
+//!                                                                  LearningRate, EarlyStopping, History
+//! by hand    the same step by step                                 Mlp::forward, Mlp::backward, Optimizer::step
+//! compress   masks, sharing, codes and averages while it trains    GradualPruning, WeightSharing, StraightThrough,
+//!                                                                  AnnealedPenalty, WeightAverage: each a Callback
+//! cut        dead neurons out, batch norms into their neighbours   Mlp::prune_neurons, Mlp::shrink, Mlp::fold_batch_norm
+//! measure    loss, accuracy, confusion                             evaluate, metrics
+//! ```
+//!
+//! A network is saved and loaded by `Mlp::save` and `Mlp::load` ([`io::trim`](crate::io::trim)); an
+//! [`Engine`](crate::engine::Engine) is the form that is deployed.
 
 pub mod activation;
 pub mod adam;

@@ -283,7 +283,8 @@ impl Trainer {
         let of = |penalty: &Penalty| {
             mlp.linears().map(|linear| penalty.value(linear.weight()).as_f64()).sum::<f64>()
         };
-        self.penalties.iter().map(of).sum()
+        // The sum of nothing is -0.
+        self.penalties.iter().map(of).sum::<f64>() + 0.0
     }
 
     fn add_penalties<F: Float>(&self, mlp: &Mlp<F>, grads: &mut Grads<F>) -> Result<()> {

@@ -1,4 +1,14 @@
 //! Fewer bits: schemes, ranges, the uniform quantizer and the integer product.
+//!
+//! ```text
+//! scheme     bits, symmetric or affine, per tensor, channel or group, rounding   Scheme
+//! range      what the codes cover: of a tensor, or of what flows by              RangeMethod, MinMaxObserver, HistogramObserver, ..
+//! quantize   both, as a Compressor whose artifact holds integers                 UniformQuantizer, QuantizedTensor
+//! palette    some values that weights share, by k-means                          PaletteQuantizer, PaletteTensor, lloyd, cluster
+//! train      what quantizing does, and its gradient                              fake_quantize, PassThrough
+//! compute    sums of products of codes, and the codes of the sums                quantized_product, Requantizer
+//! error      decibels, largest error, clipped numbers                            ErrorReport
+//! ```
 
 pub mod cluster;
 pub mod dynamic;

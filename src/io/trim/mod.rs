@@ -1,7 +1,11 @@
 //! `.trim`: the crate's own file. Small because sparsity, palettes and scales are found in the numbers and
 //! entropy coded; safe because a reader checks everything before it believes it.
 //!
-//! `docs/format.md` specifies it byte by byte. Bottom to top: `wire` (numbers and cursors), `range_coder`,
+//! Networks: [`Mlp::save`](crate::nn::Mlp::save), [`Mlp::load`](crate::nn::Mlp::load). Engines:
+//! [`Engine::save`](crate::engine::Engine::save), [`Engine::load`](crate::engine::Engine::load). Tensors by name: [`save_tensors`],
+//! [`load_tensors`]. What turns one into another: [`diff`], [`diff_engine`]. What a file holds: [`TrimReport`].
+//!
+//! `docs/format.md` specifies it byte by byte. Inside, bottom to top: `wire` (numbers and cursors), `range_coder`,
 //! `model` (probabilities that learn), `mask_model` and `symbol_model` (what predicts what), `floats`
 //! (lists of numbers), `mapping` (numbers as symbols), `layout` (symbols as bytes), `encoding` (one tensor),
 //! `search` (the smallest of its encodings), `container` (the file), `named`, `network` and `engine` (what is in it), `delta` and
