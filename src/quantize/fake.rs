@@ -167,6 +167,7 @@ fn clip<F: Float>(x: F, low: F, high: F) -> F {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::round::tests::ROUNDINGS;
     use ndarray::{Array1, array};
 
     fn int8(zero_point: i32, x: Array1<f32>) -> (Array1<f32>, Array1<f32>) {
@@ -209,14 +210,7 @@ mod tests {
     fn every_rounding_gives_what_its_codes_stand_for() {
         let params = QuantParams { scale: 0.003_f32, zero_point: 2 };
         let x = Array1::from_iter((-900..900).map(|i| i as f32 * 0.0005).chain([0.0045, 0.0029, f32::NAN]));
-        for rounding in [
-            Rounding::HalfEvenDivide,
-            Rounding::HalfEvenReciprocal,
-            Rounding::HalfAwayFromZero,
-            Rounding::HalfUp,
-            Rounding::Truncate,
-            Rounding::Stochastic { seed: 5 },
-        ] {
+        for rounding in ROUNDINGS {
             let scheme = Scheme::int8_symmetric_128().with_rounding(rounding);
             let codes = scheme.quantize(x.as_slice().unwrap(), params).unwrap();
             let expected = Array1::from_iter(codes.iter().map(|&code| params.dequantize(code)));

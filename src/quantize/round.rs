@@ -303,7 +303,7 @@ fn square(x: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const ONE: QuantParams<f64> = QuantParams { scale: 1.0, zero_point: 0 };
@@ -312,6 +312,15 @@ mod tests {
     fn codes(rounding: Rounding) -> Vec<i32> {
         Scheme::int8_symmetric_128().with_rounding(rounding).quantize(&X, ONE).unwrap()
     }
+
+    pub(in crate::quantize) const ROUNDINGS: [Rounding; 6] = [
+        Rounding::HalfEvenDivide,
+        Rounding::HalfEvenReciprocal,
+        Rounding::HalfAwayFromZero,
+        Rounding::HalfUp,
+        Rounding::Truncate,
+        Rounding::Stochastic { seed: 5 },
+    ];
 
     #[test]
     fn ties_go_where_the_name_says() {
@@ -327,14 +336,7 @@ mod tests {
         let x: Vec<f32> =
             (-2000..2000).map(|i| i as f32 * 0.0015).chain([1e30, -1e30, f32::INFINITY]).collect();
         let params = QuantParams { scale: 0.003, zero_point: 3 };
-        for rounding in [
-            Rounding::HalfEvenDivide,
-            Rounding::HalfEvenReciprocal,
-            Rounding::HalfAwayFromZero,
-            Rounding::HalfUp,
-            Rounding::Truncate,
-            Rounding::Stochastic { seed: 5 },
-        ] {
+        for rounding in ROUNDINGS {
             let codes = Scheme::int8_symmetric_128().with_rounding(rounding).quantize(&x, params).unwrap();
             let code = |(i, &x)| (rounded(rounding, x, params.scale, i) + 3.0).clamp(-128.0, 127.0) as i32;
             assert!(x.iter().enumerate().map(code).eq(codes), "{rounding:?}");
