@@ -144,6 +144,15 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
+/// Asks for `n` numbers at `at`, as far as there are any, of a stream that is read in order and copied with small changes. With
+/// AVX-512 nothing happens: such a processor foresees these streams, and takes up to three quarters longer if asked as well.
+#[inline(always)]
+pub(crate) fn fetch_ahead<T>(isa: Isa, numbers: &[T], at: usize, n: usize) {
+    if !isa.foresees() {
+        fetch(&numbers[at.min(numbers.len())..(at + n).min(numbers.len())]);
+    }
+}
+
 /// Which of `parts` parts to read after `at` others, so that four places are read in turns: to the processor each is a stream of its
 /// own, and memory sends several faster than one. Parts of some cache lines do best; few of them are read in order.
 #[inline(always)]

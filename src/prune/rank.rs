@@ -12,7 +12,7 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Work, fetch, with, write_stream};
+use crate::kernel::{Fill, Isa, PART, Pool, Work, fetch, fetch_ahead, with, write_stream};
 
 /// What of a number is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<F: Float> Cut<F> {
             (x, key): (&[F], Key),
             drops: P,
         ) -> (usize, usize) {
-            let mut write = Write { x, key, drops, dropped: 0, nan: 0 };
+            let mut write = Write { isa, x, key, drops, dropped: 0, nan: 0 };
             write_stream(isa, whole, out, &mut write);
             (write.dropped, write.nan)
         }
@@ -146,6 +146,7 @@ impl<F: Float, P: Fn(F) -> bool> Work for Mark<'_, F, P> {
 
 /// `out = x`, or 0 where it is dropped; counts those, and NaN.
 struct Write<'a, F, P> {
+    isa: Isa,
     x: &'a [F],
     key: Key,
     drops: P,
@@ -157,13 +158,13 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         // Copies: nothing that is written could be one of them, so that the loop becomes vectors.
-        let (key, drops) = (self.key, self.drops);
+        let (isa, key, drops) = (self.isa, self.key, self.drops);
         let (mut gone, mut unknown) = (0u32, 0u32);
         let some = 1024 / size_of::<F>();
         for (i, out) in out.chunks_mut(some).enumerate() {
             let x = &self.x[at + i * some..];
             // No more lines at a time than memory takes requests.
-            fetch(&x[AHEAD.min(x.len())..(AHEAD + out.len()).min(x.len())]);
+            fetch_ahead(isa, x, AHEAD, out.len());
             for (&x, out) in x.iter().zip(out) {
                 let drop = drops(key.of(x));
                 *out = if drop { F::zero() } else { x };

@@ -319,7 +319,7 @@ impl<F: Float> HistogramObserver<F> {
         let mut finite = Vec::new();
         let mut blocks = values.chunks(BLOCK).peekable();
         while let Some(block) = blocks.next() {
-            let found = with(isa, Scan(block));
+            let found = with(isa, Scan { isa, values: block });
             self.skipped = self.skipped.saturating_add(block.len() as u64 - found.finite);
             if found.finite == 0 {
                 continue;

@@ -53,10 +53,12 @@ pub(super) struct Extremes<F> {
 pub(super) fn extremes<F: Float>(values: &[F], pool: &Pool) -> Option<Extremes<F>> {
     let isa = Isa::best();
     if pool.threads() == 1 {
-        return with(isa, Scan(values)).some();
+        return with(isa, Scan { isa, values }).some();
     }
     let mut found = vec![Extremes::none(); values.len().div_ceil(PART)];
-    pool.each(found.iter_mut().zip(values.chunks(PART)), |(to, part)| *to = with(isa, Scan(part)));
+    pool.each(found.iter_mut().zip(values.chunks(PART)), |(to, part)| {
+        *to = with(isa, Scan { isa, values: part })
+    });
     found.into_iter().fold(Extremes::none(), Extremes::join).some()
 }
 
@@ -76,7 +78,10 @@ impl<F: Float> Extremes<F> {
 }
 
 /// The extremes of a slice.
-pub(super) struct Scan<'a, F>(pub(super) &'a [F]);
+pub(super) struct Scan<'a, F> {
+    pub(super) isa: Isa,
+    pub(super) values: &'a [F],
+}
 
 impl<F: Float> Work for Scan<'_, F> {
     type Output = Extremes<F>;
@@ -85,14 +90,15 @@ impl<F: Float> Work for Scan<'_, F> {
     fn run(self) -> Extremes<F> {
         const LANES: usize = 32;
         const BLOCK: usize = 512 * LANES;
+        let in_order = self.isa.foresees();
         let mut all = Extremes::none();
-        for block in self.0.chunks(BLOCK) {
+        for block in self.values.chunks(BLOCK) {
             // Most blocks are finite as a whole: then two comparisons are enough.
             let (lanes, rest) = block.as_chunks::<LANES>();
             let (mut min, mut max) = ([F::infinity(); LANES], [F::neg_infinity(); LANES]);
             let mut sums = [F::zero(); LANES];
             for at in 0..lanes.len() {
-                let x = &lanes[in_turns(at, lanes.len())];
+                let x = &lanes[if in_order { at } else { in_turns(at, lanes.len()) }];
                 for i in 0..LANES {
                     min[i] = if x[i] < min[i] { x[i] } else { min[i] };
                     max[i] = if x[i] > max[i] { x[i] } else { max[i] };

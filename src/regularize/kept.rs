@@ -4,7 +4,7 @@
 
 use super::philox::{LANES, Philox};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Stream, Work, fetch, kept_bits};
+use crate::kernel::{Fill, Isa, Stream, Work, fetch_ahead, kept_bits};
 
 /// Draws of one block of the generator: one word of the mask.
 pub(super) const CHUNK: usize = LANES * 8;
@@ -80,7 +80,7 @@ impl<F: Float> Fill<F> for Drawn<'_, F> {
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let keep = &mut self.keep[at / CHUNK..][..y.len().div_ceil(CHUNK)];
         // Memory works while the generator does.
-        fetch(&self.x[(at + AHEAD).min(self.x.len())..(at + AHEAD + y.len()).min(self.x.len())]);
+        fetch_ahead(self.isa, self.x, at + AHEAD, y.len());
         draw_bits(self.isa, self.stream, (self.first + at / CHUNK) as u64, self.threshold, keep);
         keep_of(keep, self.gain, &self.x[at..][..y.len()], y);
     }
@@ -123,6 +123,7 @@ pub(super) struct Keep<'a, F> {
 
 /// As [`Keep`], for what is read elsewhere.
 struct Kept<'a, F> {
+    isa: Isa,
     keep: &'a [u64],
     gain: F,
     dy: &'a [F],
@@ -138,7 +139,7 @@ impl<F: Float> Fill<F> for Kept<'_, F> {
         for (i, (dx, keep)) in parts {
             let dy = &self.dy[at + i * some..];
             // No more lines at a time than memory takes requests.
-            fetch(&dy[AHEAD.min(dy.len())..(AHEAD + dx.len()).min(dy.len())]);
+            fetch_ahead(self.isa, dy, AHEAD, dx.len());
             keep_of(keep, self.gain, &dy[..dx.len()], dx);
         }
     }
@@ -153,7 +154,7 @@ impl<F: Float> Work for Keep<'_, F> {
         match dy {
             Some(dy) => {
                 let mut out = Stream::new(isa, whole);
-                out.fill(dx, &mut Kept { keep, gain, dy });
+                out.fill(dx, &mut Kept { isa, keep, gain, dy });
                 out.finish();
             }
             None => keep_in_place(keep, gain, dx),
