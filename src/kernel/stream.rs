@@ -38,30 +38,11 @@ pub(crate) trait Fill<F> {
 
 /// Fills `out`, part of a result of `whole` elements, with what `fill` makes.
 pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: &mut T) {
-    struct Write<'a, F, T> {
-        isa: Isa,
-        whole: usize,
-        out: &'a mut [F],
-        fill: &'a mut T,
-    }
-
-    impl<F: Real, T: Fill<F>> Work for Write<'_, F, T> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run(self) {
-            let Self { isa, whole, out, fill } = self;
-            let mut stream = Stream::new(isa, whole);
-            stream.fill(out, fill);
-            stream.finish();
-        }
-    }
-
-    with(isa, Write { isa, whole, out, fill });
+    Stream::new(isa, whole).write(out, fill);
 }
 
-/// The way to a large result, for work that is compiled for an instruction set. What was written may be shown to other
-/// threads after [`finish`](Self::finish).
+/// The way to a large result, part by part. Dropping it orders what was written before all that is written later, as other
+/// stores are by themselves: only then others may see it. That waits for memory, so that one stream writes many parts.
 pub(crate) struct Stream<F> {
     isa: Isa,
     large: bool,
@@ -82,6 +63,26 @@ impl<F: Real> Stream<F> {
     }
 
     /// Fills `out` with what `fill` makes.
+    pub(crate) fn write<T: Fill<F>>(&mut self, out: &mut [F], fill: &mut T) {
+        struct Write<'a, F, T> {
+            stream: &'a mut Stream<F>,
+            out: &'a mut [F],
+            fill: &'a mut T,
+        }
+
+        impl<F: Real, T: Fill<F>> Work for Write<'_, F, T> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run(self) {
+                self.stream.fill(self.out, self.fill);
+            }
+        }
+
+        with(self.isa, Write { stream: self, out, fill });
+    }
+
+    /// As [`write`](Self::write), for work that is compiled for an instruction set already.
     #[inline(always)]
     pub(crate) fn fill<T: Fill<F>>(&mut self, out: &mut [F], fill: &mut T) {
         // As far from the beginning of a line as the result: then whole lines are whole lines in both. And if the grain
@@ -119,10 +120,11 @@ impl<F: Real> Stream<F> {
     fn passes(&self, part: &[F]) -> bool {
         self.large && size_of_val(part) >= SHORT
     }
+}
 
-    /// Orders what was written before all that is written later, as other stores are by themselves.
+impl<F> Drop for Stream<F> {
     #[inline(always)]
-    pub(crate) fn finish(self) {
+    fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
         if self.large {
             // SAFETY: an instruction of every 64-bit processor of this family, which touches no memory.
@@ -164,7 +166,7 @@ pub(crate) fn in_turns(at: usize, parts: usize) -> usize {
 }
 
 /// Copies; with AVX2 and AVX-512 the whole lines without bringing `to` into the caches. Others may see it only
-/// after [`Stream::finish`].
+/// when the [`Stream`] is gone.
 #[inline(always)]
 fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
     #[cfg(target_arch = "x86_64")]

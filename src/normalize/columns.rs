@@ -434,7 +434,6 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
         for (row, out) in out.chunks_exact_mut(width).enumerate() {
             stream.fill(out, &mut Row { at: row * width, inputs, f });
         }
-        stream.finish();
     }
 }
 

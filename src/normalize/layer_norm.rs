@@ -249,7 +249,6 @@ impl<F: Float> Work for Rows<'_, F> {
                 }
             }
         }
-        stream.finish();
         finite
     }
 }

@@ -213,7 +213,6 @@ impl<F: Float> Work for Rows<'_, F> {
                 false => stream.fill(out, &mut Zeros),
             }
         }
-        stream.finish();
     }
 }
 

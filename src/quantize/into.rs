@@ -12,7 +12,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Code, Fill, Isa, Pool, write_stream};
+use crate::kernel::{Code, Fill, Isa, Pool, Stream};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::round::{self, Params, rounded};
@@ -77,8 +77,9 @@ impl Scheme {
     ) -> Result<()> {
         self.transform(params, codes, x, |layout, codes, x| {
             let whole = x.len();
-            layout.each_part(pool, codes, x, |scales, _, codes, x| {
-                round::dequantize(Params::of(&params[scales]), whole, codes, x);
+            let stream = || Stream::new(Isa::best(), whole);
+            layout.each_part(pool, codes, x, stream, |stream, scales, _, codes, x| {
+                round::dequantize(stream, Params::of(&params[scales]), codes, x);
             });
         })
     }
@@ -95,11 +96,12 @@ impl Scheme {
         y: ArrayViewMut<'_, F, D>,
         pool: &Pool,
     ) -> Result<()> {
-        let (isa, rounding) = (Isa::best(), self.rounding());
+        let rounding = self.rounding();
         let (qmin, qmax) = (self.qmin(), self.qmax());
         self.transform(params, x, y, |layout, x, y| {
             let whole = y.len();
-            layout.each_part(pool, x, y, |scales, first, x, y| {
+            let stream = || Stream::new(Isa::best(), whole);
+            layout.each_part(pool, x, y, stream, |stream, scales, first, x, y| {
                 let (params, each) = (Params::of(&params[scales.clone()]), &params[scales]);
                 let divide = match rounding {
                     Rounding::HalfEvenDivide => true,
@@ -114,7 +116,7 @@ impl Scheme {
                         return;
                     }
                 };
-                write_stream(isa, whole, y, &mut Fake { qmin, qmax, divide, params, x });
+                stream.write(y, &mut Fake { qmin, qmax, divide, params, x });
             });
         })
     }

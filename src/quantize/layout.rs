@@ -114,19 +114,22 @@ impl Layout {
         }
     }
 
-    /// Calls `f(scales, first, from, to)` for parts of runs, on all threads of `pool`: `from` and `to` are the same part
-    /// of two tensors of this layout, `first` its position in them.
-    pub(crate) fn each_part<A: Sync, B: Send>(
+    /// Calls `f(state, scales, first, from, to)` for parts of runs, on all threads of `pool`: `from` and `to` are the same
+    /// part of two tensors of this layout, `first` its position in them. Parts that one thread takes one after the other
+    /// share a `state`.
+    pub(crate) fn each_part<A: Sync, B: Send, S>(
         &self,
         pool: &Pool,
         from: &[A],
         to: &mut [B],
-        f: impl Fn(Range<usize>, usize, &[A], &mut [B]) + Sync,
+        state: impl Fn() -> S + Sync,
+        f: impl Fn(&mut S, Range<usize>, usize, &[A], &mut [B]) + Sync,
     ) {
         if pool.threads() == 1 {
+            let mut state = state();
             return self.for_each_run(|run| {
                 let start = run.elements.start;
-                f(run.scales, start, &from[run.elements.clone()], &mut to[run.elements]);
+                f(&mut state, run.scales, start, &from[run.elements.clone()], &mut to[run.elements]);
             });
         }
         // A job has neighbouring parts, about PART elements together.
@@ -151,8 +154,9 @@ impl Layout {
             }
         });
         pool.each(jobs.into_iter(), |job| {
+            let mut state = state();
             for (scales, first, to) in job {
-                f(scales, first, &from[first..first + to.len()], to);
+                f(&mut state, scales, first, &from[first..first + to.len()], to);
             }
         });
     }
@@ -241,12 +245,18 @@ mod tests {
                 let layout = Layout::new(granularity, &shape).unwrap();
                 let found = [Pool::single(), Pool::new(3)].map(|pool| {
                     let mut to = vec![(usize::MAX, 0); from.len()];
-                    layout.each_part(&pool, &from, &mut to, |scales, first, from, to| {
-                        for (i, (to, &from)) in to.iter_mut().zip(from).enumerate() {
-                            assert_eq!(from, first + i);
-                            *to = (from, scales.start + i % scales.len());
-                        }
-                    });
+                    layout.each_part(
+                        &pool,
+                        &from,
+                        &mut to,
+                        || (),
+                        |(), scales, first, from, to| {
+                            for (i, (to, &from)) in to.iter_mut().zip(from).enumerate() {
+                                assert_eq!(from, first + i);
+                                *to = (from, scales.start + i % scales.len());
+                            }
+                        },
+                    );
                     assert!(to.iter().map(|(from, _)| from).eq(&from));
                     to
                 });

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Work, in_turns, with, write_stream};
+use crate::kernel::{Fill, Isa, Stream, Work, in_turns, with};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
@@ -119,14 +119,14 @@ pub(super) fn rounded<F: Float>(rounding: Rounding, x: F, scale: F, i: usize) ->
     }
 }
 
-/// The numbers that `codes` stand for, part of `whole` numbers.
+/// The numbers that `codes` stand for.
 pub(crate) fn dequantize<F: Float, C: crate::kernel::Code>(
+    stream: &mut Stream<F>,
     params: Params<'_, F>,
-    whole: usize,
     codes: &[C],
     x: &mut [F],
 ) {
-    write_stream(Isa::best(), whole, x, &mut Dequantize { params, codes });
+    stream.write(x, &mut Dequantize { params, codes });
 }
 
 struct Dequantize<'a, F, C> {

@@ -8,7 +8,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Pool, as_signed};
+use crate::kernel::{Isa, Pool, Stream, as_signed};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::report::{ErrorReport, Errors};
@@ -205,11 +205,12 @@ impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
         if self.scheme.bits() == 8 {
             let Ok(layout) = self.layout() else { return }; // checked when the tensor was made
             let (params, signed) = (self.params(), self.scheme.is_signed());
-            layout.each_part(pool, self.codes.bytes(), out, |scales, _, codes, out| {
+            let stream = || Stream::new(Isa::best(), FRESH);
+            layout.each_part(pool, self.codes.bytes(), out, stream, |stream, scales, _, codes, out| {
                 let params = Params::of(&params[scales]);
                 match signed {
-                    true => round::dequantize(params, FRESH, as_signed(codes), out),
-                    false => round::dequantize(params, FRESH, codes, out),
+                    true => round::dequantize(stream, params, as_signed(codes), out),
+                    false => round::dequantize(stream, params, codes, out),
                 }
             });
             return;
@@ -272,9 +273,15 @@ pub(super) fn quantize_into<F: Float, C: Code + Send>(
     x: &[F],
     codes: &mut [C],
 ) {
-    layout.each_part(pool, x, codes, |scales, first, x, codes| {
-        round::quantize(scheme, Params::of(&params[scales]), first, x, codes);
-    });
+    layout.each_part(
+        pool,
+        x,
+        codes,
+        || (),
+        |(), scales, first, x, codes| {
+            round::quantize(scheme, Params::of(&params[scales]), first, x, codes);
+        },
+    );
 }
 
 /// Number of elements of a shape from outside, if an array of it can exist: the lengths that are not 0 multiply to what

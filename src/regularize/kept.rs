@@ -96,7 +96,6 @@ impl<F: Float> Work for Draw<'_, F> {
             Some(x) => {
                 let mut out = Stream::new(isa, whole);
                 out.fill(y, &mut Drawn { isa, stream, threshold, gain, first, x, keep });
-                out.finish();
             }
             None => {
                 let parts = y.chunks_mut(WORDS * CHUNK).zip(keep.chunks_mut(WORDS)).enumerate();
@@ -155,7 +154,6 @@ impl<F: Float> Work for Keep<'_, F> {
             Some(dy) => {
                 let mut out = Stream::new(isa, whole);
                 out.fill(dx, &mut Kept { isa, keep, gain, dy });
-                out.finish();
             }
             None => keep_in_place(keep, gain, dx),
         }
