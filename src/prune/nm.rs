@@ -158,8 +158,7 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
             let (isa, whole, surplus) = (Isa::best(), x.len(), 4 - self.keep as u32);
             let nan = AtomicUsize::new(0);
             pool.each(x.chunks(PART).zip(out.chunks_mut(PART)), |(x, out)| {
-                let mut fours = Fours { isa, x, surplus, nan: 0 };
-                write_stream(isa, whole, out, &mut fours);
+                let fours = write_stream(isa, whole, out, Fours { isa, x, surplus, nan: 0 });
                 nan.fetch_add(fours.nan, Ordering::Relaxed);
             });
             let zeros = x.len() / 4 * (4 - self.keep);

@@ -82,8 +82,8 @@ impl<F: Float> Cut<F> {
             (x, key): (&[F], Key),
             drops: P,
         ) -> (usize, usize) {
-            let mut write = Write { isa, x, key, drops, dropped: 0, nan: 0 };
-            write_stream(isa, whole, out, &mut write);
+            let write = Write { isa, x, key, drops, dropped: 0, nan: 0 };
+            let write = write_stream(isa, whole, out, write);
             (write.dropped, write.nan)
         }
 
