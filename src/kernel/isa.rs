@@ -63,8 +63,9 @@ impl Isa {
         all
     }
 
-    /// Whether processors of this set read a stream ahead so well that help is in their way: measured on Zen 4, where others
-    /// with AVX2 (Zen 3) profit from it.
+    /// Whether processors of this set read one stream ahead so well that asking for it, or reading it at several places in turns,
+    /// is in their way: so pruning, dropout and min-max on Zen 4, where Zen 3 without AVX-512 profits. Batch norm, which
+    /// reads several, asks there too.
     pub(crate) fn foresees(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
