@@ -9,7 +9,7 @@ use super::matrix::{Matrix, MatrixMut};
 use super::pack::pack;
 use super::panels::{Step, Strips, pack_panel};
 use super::real::Real;
-use super::tail::{Fused, padded};
+use super::tail::{Fused, padded, store};
 use super::tiles::{MAX_ROWS, NEAR_BYTES, PANEL, Tiles, share};
 
 /// A block of packed input stays below this many bytes, so that it lives in the second-level cache.
@@ -213,12 +213,12 @@ impl<F: Real> Job<'_, '_, F> {
                 for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
                     let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
                     let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
-                    match <&mut [F; PANEL]>::try_from(&mut *y) {
-                        Ok(whole) => leave(whole, sums, &bias, result, relu),
-                        Err(_) => {
-                            let mut whole = padded(y);
-                            leave(&mut whole, sums, &bias, result, relu);
-                            y.copy_from_slice(&whole[..used]);
+                    match y.first_chunk_mut() {
+                        Some(whole) => finish(whole, sums, &bias, result, relu),
+                        None => {
+                            let mut whole = if result { padded(y) } else { [F::default(); PANEL] };
+                            finish(&mut whole, sums, &bias, result, relu);
+                            store(y, &whole);
                         }
                     }
                 }
@@ -229,7 +229,7 @@ impl<F: Real> Job<'_, '_, F> {
 
 /// Adds the bias, or what is there already, and applies the activation.
 #[inline(always)]
-fn leave<F: Real>(y: &mut [F; PANEL], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
+fn finish<F: Real>(y: &mut [F; PANEL], sums: &[F; PANEL], bias: &[F; PANEL], result: bool, relu: bool) {
     let mut values = *sums;
     // By index over a whole panel: what the compiler turns into vectors.
     if result {

@@ -51,11 +51,13 @@ impl Codes<'_> {
 }
 
 /// Memory for packed activations: grows to what is needed, and is kept from call to call.
+// The sums first, on cache lines of their own, as in `ScratchReal`.
+#[repr(C, align(64))]
 #[derive(Clone, Debug, Default)]
 pub struct Scratch8 {
+    sums: Sums,
     rows: Vec<u32>,
     live: Live,
-    sums: Sums,
 }
 
 /// The input of a product.

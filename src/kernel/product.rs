@@ -29,12 +29,14 @@ use super::tail::Fused;
 use super::tiles::{MAX_ROWS, PANEL};
 
 /// Memory for packed matrices: grows to what is needed, and is kept from call to call.
+// The sums first, on cache lines of their own: vectors that cross two are slow to store, and slower to load again.
+#[repr(C, align(64))]
 #[derive(Clone, Debug)]
 pub struct ScratchReal<F> {
+    sums: Sums<F>,
     rows: Vec<F>,
     panel: Vec<Step<F>>,
     live: Live,
-    sums: Sums<F>,
 }
 
 impl<F: Real> Default for ScratchReal<F> {

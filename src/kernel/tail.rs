@@ -299,12 +299,28 @@ impl Finish<'_> {
     }
 }
 
+/// The first values of a panel, as many as there is room for.
 #[inline(always)]
 pub(super) fn store<T: Copy>(to: &mut [T], from: &[T; PANEL]) {
-    match <&mut [T; PANEL]>::try_from(&mut *to) {
-        Ok(whole) => *whole = *from,
-        Err(_) => to.copy_from_slice(&from[..to.len()]),
+    if let Some(whole) = to.first_chunk_mut::<PANEL>() {
+        *whole = *from;
+        return;
     }
+    // In pieces of fixed lengths: copying any number of values is a call, and each row of a narrow layer would pay for it.
+    let mut at = 0;
+    macro_rules! pieces {
+        ($($length:literal)*) => {
+            $(if to.len() & $length != 0
+                && let (Some(to), Some(from)) =
+                    (to[at..].first_chunk_mut::<$length>(), from[at..].first_chunk::<$length>())
+            {
+                *to = *from;
+                at += $length;
+            })*
+        };
+    }
+    pieces!(16 8 4 2 1);
+    debug_assert_eq!(at, to.len());
 }
 
 #[cfg(test)]

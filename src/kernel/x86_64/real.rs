@@ -58,6 +58,14 @@ macro_rules! product {
                     const { assert!(R <= MAX_ROWS) }
                     assert!(first + V <= PANEL / $lanes);
                     let (a, lines) = (a.as_chunks::<R>().0, strips_of::<V>(strips, first));
+                    let (blocks, rest) = a.as_chunks::<UNROLL>();
+                    let line_blocks = lines.map(|lines| &lines.as_chunks::<UNROLL>().0[..blocks.len()]);
+                    let next = next.filter(|_| R > FEW);
+                    let (count, next) = match next {
+                        Some(next) => (next.count(), strips_of::<V>(next, first)),
+                        None => (0, [&[][..]; V]),
+                    };
+                    // All calls are behind: from here on the sums stay in registers.
                     let mut all = [[$zero(); V]; R];
                     if resume {
                         for (all, sums) in all.iter_mut().zip(&*sums) {
@@ -69,27 +77,21 @@ macro_rules! product {
                     // Loops, not iterators: a closure that is not inlined has all sums stored and loaded around it.
                     match live {
                         None => {
-                            let (blocks, rest) = a.as_chunks::<UNROLL>();
-                            let line_blocks = lines.map(|lines| &lines.as_chunks::<UNROLL>().0[..blocks.len()]);
                             // Two loops: what asks in between takes longer, even if there is nothing to ask for.
-                            match next.filter(|_| R > FEW) {
-                                None => {
-                                    for (b, a) in blocks.iter().enumerate() {
-                                        for (k, a) in a.iter().enumerate() {
-                                            add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
-                                        }
+                            if count == 0 {
+                                for (b, a) in blocks.iter().enumerate() {
+                                    for (k, a) in a.iter().enumerate() {
+                                        add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
                                     }
                                 }
-                                Some(next) => {
-                                    let mut pace = Pace::new(next.count(), blocks.len());
-                                    let next = strips_of::<V>(next, first);
-                                    for (b, a) in blocks.iter().enumerate() {
-                                        for k in pace.step() {
-                                            next.iter().step_by(EACH).for_each(|line| fetch(&line[k]));
-                                        }
-                                        for (k, a) in a.iter().enumerate() {
-                                            add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
-                                        }
+                            } else {
+                                let mut pace = Pace::new(count, blocks.len());
+                                for (b, a) in blocks.iter().enumerate() {
+                                    for k in pace.step() {
+                                        next.iter().step_by(EACH).for_each(|line| fetch(&line[k]));
+                                    }
+                                    for (k, a) in a.iter().enumerate() {
+                                        add(&mut all, a, line_blocks.map(|lines| &lines[b][k]));
                                     }
                                 }
                             }

@@ -13,22 +13,21 @@ pub(super) fn send(finish: &mut Finish<'_>, sums: &[[i32; PANEL]], row: usize) {
     let columns = finish.at..finish.at + finish.used;
     match &mut finish.kind {
         Kind::Codes { factor, zero, low, high, out } => {
+            let factor = halves_f32(factor);
             for (i, sums) in sums.iter().enumerate() {
-                let out = &mut out.row_mut(row + i)[columns.clone()];
-                for v in 0..PANEL / 16 {
-                    let code = codes(load_i32(part(sums, v)), load_f32(part(factor, v)), *zero, *low, *high);
-                    store_u8(part_mut(out, v), code);
-                }
+                let sums = halves_i32(sums);
+                let a = codes(sums[0], factor[0], *zero, *low, *high);
+                let b = codes(sums[1], factor[1], *zero, *low, *high);
+                store_panel_u8(&mut out.row_mut(row + i)[columns.clone()], a, b);
             }
         }
         Kind::Float { factor, bias, activation, out } => {
+            let (factor, bias) = (halves_f32(factor), halves_f32(bias));
             for (i, sums) in sums.iter().enumerate() {
-                let out = &mut out.row_mut(row + i)[columns.clone()];
-                for v in 0..PANEL / 16 {
-                    let (sums, factor) = (load_i32(part(sums, v)), load_f32(part(factor, v)));
-                    let y = numbers(sums, factor, load_f32(part(bias, v)), *activation);
-                    store_f32(part_mut(out, v), y);
-                }
+                let sums = halves_i32(sums);
+                let a = numbers(sums[0], factor[0], bias[0], *activation);
+                let b = numbers(sums[1], factor[1], bias[1], *activation);
+                store_panel_f32(&mut out.row_mut(row + i)[columns.clone()], a, b);
             }
         }
         Kind::Sums { .. } | Kind::Fixed { .. } => finish.run(sums, row),
@@ -57,6 +56,61 @@ pub(super) fn numbers(sum: __m512i, factor: __m512, bias: __m512, activation: Fu
         Fused::Relu => {
             let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(y, _mm512_setzero_ps());
             _mm512_mask_mov_ps(y, negative, _mm512_setzero_ps())
+        }
+    }
+}
+
+/// The columns of a panel, sixteen and sixteen.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_f32(values: &[f32; PANEL]) -> [__m512; 2] {
+    let halves = values.as_chunks::<16>().0;
+    // SAFETY: each reference covers the 64 bytes, and the loads ask for no alignment.
+    unsafe { [_mm512_loadu_ps(halves[0].as_ptr()), _mm512_loadu_ps(halves[1].as_ptr())] }
+}
+
+/// The same of integers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_i32(values: &[i32; PANEL]) -> [__m512i; 2] {
+    let halves = values.as_chunks::<16>().0;
+    // SAFETY: as above.
+    unsafe { [_mm512_loadu_si512(halves[0].as_ptr().cast()), _mm512_loadu_si512(halves[1].as_ptr().cast())] }
+}
+
+/// The low bytes of a panel of columns, or of as many as there is room for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn store_panel_u8(out: &mut [u8], a: __m512i, b: __m512i) {
+    let (a, b) = (_mm512_cvtepi32_epi8(a), _mm512_cvtepi32_epi8(b));
+    let bytes = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+    match out.first_chunk_mut::<PANEL>() {
+        // SAFETY: the exclusive reference covers the 32 bytes, and the store asks for no alignment.
+        Some(whole) => unsafe { _mm256_storeu_si256(whole.as_mut_ptr().cast(), bytes) },
+        None => {
+            let mask = (1u32 << out.len()) - 1;
+            // SAFETY: the mask selects at most `out.len()` bytes, and others are not touched.
+            unsafe { _mm256_mask_storeu_epi8(out.as_mut_ptr().cast(), mask, bytes) }
+        }
+    }
+}
+
+/// A panel of columns, or as many as there is room for.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_panel_f32(out: &mut [f32], a: __m512, b: __m512) {
+    match out.first_chunk_mut::<PANEL>() {
+        Some(whole) => {
+            let halves = whole.as_chunks_mut::<16>().0;
+            // SAFETY: the exclusive references cover the 64 bytes each, and the stores ask for no alignment.
+            unsafe {
+                _mm512_storeu_ps(halves[0].as_mut_ptr(), a);
+                _mm512_storeu_ps(halves[1].as_mut_ptr(), b);
+            }
+        }
+        None => {
+            store_f32(part_mut(out, 0), a);
+            store_f32(part_mut(out, 1), b);
         }
     }
 }
