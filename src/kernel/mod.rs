@@ -42,6 +42,7 @@ pub(crate) use elementwise::{Work, as_signed, with};
 pub use exp::Exp;
 pub use int8::{Codes, Input, Scratch8, multiply_codes};
 pub use isa::Isa;
+pub(crate) use isa::Streams;
 pub use matrix::{Matrix, MatrixMut};
 pub use pages::prefer_huge_pages;
 pub(crate) use palette::distinct;

@@ -156,23 +156,21 @@ impl<F> Drop for Stream<F> {
 /// Asks for numbers that will be read or written soon, line by line from the first: a hint, which changes nothing but time.
 #[inline(always)]
 pub(crate) fn fetch<T>(numbers: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of_val(numbers)).step_by(ALIGN) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-        // SAFETY: an instruction of every 64-bit processor of this family; the address lies inside the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(numbers.as_ptr().cast::<i8>().wrapping_add(at)) };
-    }
-    let _ = numbers;
+    fetch_ahead(numbers, 0);
 }
 
-/// Asks for `n` numbers at `at`, as far as there are any, of a stream that is read in order and copied with small changes. With
-/// AVX-512 nothing happens: such a processor foresees these streams, and takes up to three quarters longer if asked as well.
+/// Asks for as much as `part` that lies `ahead` numbers behind it, whether there is anything or not.
 #[inline(always)]
-pub(crate) fn fetch_ahead<T>(isa: Isa, numbers: &[T], at: usize, n: usize) {
-    if !isa.foresees() {
-        fetch(&numbers[at.min(numbers.len())..(at + n).min(numbers.len())]);
+pub(crate) fn fetch_ahead<T>(part: &[T], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(part)).step_by(ALIGN) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+        let line = part.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(at);
+        // SAFETY: an instruction of every 64-bit processor of this family, which reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
+    let _ = (part, ahead);
 }
 
 /// Which of `parts` parts to read after `at` others, so that four places are read in turns: to the processor each is a stream of its

@@ -12,7 +12,7 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Work, fetch, fetch_ahead, with, write_stream};
+use crate::kernel::{Fill, Isa, PART, Pool, Streams, Work, fetch, fetch_ahead, with, write_stream};
 
 /// What of a number is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,13 +158,15 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         // Copies: nothing that is written could be one of them, so that the loop becomes vectors.
-        let (isa, key, drops) = (self.isa, self.key, self.drops);
+        let (streams, key, drops) = (self.isa.streams(), self.key, self.drops);
         let (mut gone, mut unknown) = (0u32, 0u32);
         let some = 1024 / size_of::<F>();
         for (i, out) in out.chunks_mut(some).enumerate() {
-            let x = &self.x[at + i * some..];
+            let x = &self.x[at + i * some..][..out.len()];
             // No more lines at a time than memory takes requests.
-            fetch_ahead(isa, x, AHEAD, out.len());
+            if streams != Streams::Foreseen {
+                fetch_ahead(x, AHEAD);
+            }
             for (&x, out) in x.iter().zip(out) {
                 let drop = drops(key.of(x));
                 *out = if drop { F::zero() } else { x };
@@ -293,10 +295,12 @@ fn collect<F: Float>(threads: &Pool, pool: &[&[F]], key: Key, lo: F, hi: F, insi
     if threads.threads() == 1 {
         return pool.iter().map(|&x| collect_part(isa, x, key, (lo, hi), inside)).sum();
     }
+    // Few lists: memory that is new costs more than what is written to it.
     let parts: Vec<&[F]> = pool.iter().flat_map(|part| part.chunks(PART)).collect();
-    let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len()];
-    threads.each(found.iter_mut().zip(parts), |((below, inside), x)| {
-        *below = collect_part(isa, x, key, (lo, hi), inside);
+    let each = parts.len().div_ceil(4 * threads.threads()).max(1);
+    let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len().div_ceil(each)];
+    threads.each(found.iter_mut().zip(parts.chunks(each)), |((below, inside), parts)| {
+        *below = parts.iter().map(|x| collect_part(isa, x, key, (lo, hi), inside)).sum();
     });
     found.iter().for_each(|(_, part)| inside.extend_from_slice(part));
     found.iter().map(|(below, _)| below).sum()

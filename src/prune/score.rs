@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Isa, PART, Pool, Work, with};
+use crate::kernel::{Isa, PART, Pool, Streams, Work, fetch_ahead, with};
 use crate::tensor::{as_matrix, root};
 
 /// How the magnitudes of several weights become one number.
@@ -131,12 +131,12 @@ fn norms<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>, axis: Axis, norm:
 
 /// The norm of every row of `weights`, `columns` > 0 wide.
 pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
-    let isa = Isa::best();
+    let (isa, streams) = (Isa::best(), Isa::best().streams());
     let mut norms = vec![F::zero(); weights.len() / columns];
     let rows = (PART / columns).max(1);
     pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
         for (to, row) in norms.iter_mut().zip(rows.chunks_exact(columns)) {
-            *to = F::of(norm.finish(with(isa, RowSum { row, norm }), 1, row.iter().copied()));
+            *to = F::of(norm.finish(with(isa, RowSum { streams, row, norm }), 1, row.iter().copied()));
         }
     });
     norms
@@ -144,6 +144,7 @@ pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, no
 
 /// What [`Norm::add`] makes of a whole row, in lanes.
 struct RowSum<'a, F> {
+    streams: Streams,
     row: &'a [F],
     norm: Norm,
 }
@@ -153,22 +154,31 @@ impl<F: Float> Work for RowSum<'_, F> {
 
     #[inline(always)]
     fn run(self) -> f64 {
-        let Self { row, norm } = self;
+        let Self { streams, row, norm } = self;
         match norm {
-            Norm::L1 => lanes(row, |sum, w| Norm::L1.add(sum, w), |a, b| a + b),
-            Norm::L2 => lanes(row, |sum, w| Norm::L2.add(sum, w), |a, b| a + b),
-            Norm::Max => lanes(row, |sum, w| Norm::Max.add(sum, w), |a, b| Norm::Max.add(a, b)),
+            Norm::L1 => lanes(streams, row, |sum, w| Norm::L1.add(sum, w), |a, b| a + b),
+            Norm::L2 => lanes(streams, row, |sum, w| Norm::L2.add(sum, w), |a, b| a + b),
+            Norm::Max => lanes(streams, row, |sum, w| Norm::Max.add(sum, w), |a, b| Norm::Max.add(a, b)),
         }
     }
 }
 
 #[inline(always)]
-fn lanes<F: Float>(row: &[F], add: impl Fn(f64, F) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
+fn lanes<F: Float>(
+    streams: Streams,
+    row: &[F],
+    add: impl Fn(f64, F) -> f64,
+    join: impl Fn(f64, f64) -> f64,
+) -> f64 {
     // So many that the compiler keeps the loop over them, and turns it into vectors.
     const LANES: usize = 64;
+    const AHEAD: usize = 16 * LANES;
     let mut sums = [0.0; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for row in whole {
+        if streams == Streams::Asked {
+            fetch_ahead(row, AHEAD);
+        }
         for i in 0..LANES {
             sums[i] = add(sums[i], row[i]);
         }

@@ -12,7 +12,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Code, Fill, Isa, Pool, Stream};
+use crate::kernel::{Code, Fill, Isa, Pool, Stream, Streams, fetch_ahead};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::round::{self, Params, rounded};
@@ -146,6 +146,9 @@ impl Scheme {
     }
 }
 
+/// How far ahead of their use numbers are asked for, where asking helps.
+const AHEAD: usize = 1024;
+
 struct Fake<'a, F> {
     qmin: i32,
     qmax: i32,
@@ -158,7 +161,10 @@ impl<F: Float> Fill<F> for Fake<'_, F> {
     #[inline(always)]
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let Self { qmin, qmax, divide, params, x } = *self;
-        let x = &x[at..];
+        let x = &x[at..][..y.len()];
+        if Isa::best().streams() == Streams::Asked {
+            fetch_ahead(x, AHEAD);
+        }
         match params {
             Params::One(params) => {
                 let (low, high) = (bound(qmin, params), bound(qmax, params));

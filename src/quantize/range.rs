@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Isa, PART, Pool, Work, in_turns, with};
+use crate::kernel::{Isa, PART, Pool, Streams, Work, fetch_ahead, in_turns, with};
 
 use super::params::Range;
 
@@ -90,7 +90,8 @@ impl<F: Float> Work for Scan<'_, F> {
     fn run(self) -> Extremes<F> {
         const LANES: usize = 32;
         const BLOCK: usize = 512 * LANES;
-        let in_order = self.isa.foresees();
+        const AHEAD: usize = 64 * LANES;
+        let streams = self.isa.streams();
         let mut all = Extremes::none();
         for block in self.values.chunks(BLOCK) {
             // Most blocks are finite as a whole: then two comparisons are enough.
@@ -98,7 +99,10 @@ impl<F: Float> Work for Scan<'_, F> {
             let (mut min, mut max) = ([F::infinity(); LANES], [F::neg_infinity(); LANES]);
             let mut sums = [F::zero(); LANES];
             for at in 0..lanes.len() {
-                let x = &lanes[if in_order { at } else { in_turns(at, lanes.len()) }];
+                let x = &lanes[if streams == Streams::Turns { in_turns(at, lanes.len()) } else { at }];
+                if streams == Streams::Asked {
+                    fetch_ahead(x, AHEAD);
+                }
                 for i in 0..LANES {
                     min[i] = if x[i] < min[i] { x[i] } else { min[i] };
                     max[i] = if x[i] > max[i] { x[i] } else { max[i] };

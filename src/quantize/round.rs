@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Stream, Work, in_turns, with};
+use crate::kernel::{Fill, Isa, Stream, Streams, Work, fetch_ahead, in_turns, with};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
@@ -61,6 +61,9 @@ impl<'a, F: Float> Params<'a, F> {
 /// Numbers of a block: long slices are read at several places in turns.
 const BLOCK: usize = 64;
 
+/// How far ahead of their use numbers are asked for, where asking helps.
+const AHEAD: usize = 32 * BLOCK;
+
 /// The codes of `x`, whose first element is the `first`-th of its tensor.
 pub(crate) fn quantize<F: Float, C: Code>(
     scheme: &Scheme,
@@ -69,11 +72,13 @@ pub(crate) fn quantize<F: Float, C: Code>(
     x: &[F],
     codes: &mut [C],
 ) {
-    with(Isa::best(), Quantize { scheme, params, first, x, codes });
+    let isa = Isa::best();
+    with(isa, Quantize { streams: isa.streams(), scheme, params, first, x, codes });
 }
 
 /// One loop for each rounding.
 struct Quantize<'a, F, C> {
+    streams: Streams,
     scheme: &'a Scheme,
     params: Params<'a, F>,
     first: usize,
@@ -86,21 +91,25 @@ impl<F: Float, C: Code> Work for Quantize<'_, F, C> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { scheme, params, first, x, codes } = self;
+        let Self { streams, scheme, params, first, x, codes } = self;
         let half = F::of(0.5);
         match scheme.rounding() {
-            Rounding::HalfEvenDivide => run(scheme, params, x, codes, divide, |steps, _| steps),
+            Rounding::HalfEvenDivide => run(streams, scheme, params, x, codes, divide, |steps, _| steps),
             Rounding::HalfEvenReciprocal => {
-                run(scheme, params, x, codes, |x, s| x * s.recip(), |steps, _| steps)
+                run(streams, scheme, params, x, codes, |x, s| x * s.recip(), |steps, _| steps)
             }
-            Rounding::HalfAwayFromZero => run(scheme, params, x, codes, divide, |steps, _| steps.round()),
-            Rounding::HalfUp => run(scheme, params, x, codes, divide, |steps, _| (steps + half).floor()),
-            Rounding::Truncate => run(scheme, params, x, codes, divide, |steps, _| steps.trunc()),
+            Rounding::HalfAwayFromZero => {
+                run(streams, scheme, params, x, codes, divide, |steps, _| steps.round())
+            }
+            Rounding::HalfUp => {
+                run(streams, scheme, params, x, codes, divide, |steps, _| (steps + half).floor())
+            }
+            Rounding::Truncate => run(streams, scheme, params, x, codes, divide, |steps, _| steps.trunc()),
             Rounding::Stochastic { seed } => {
                 let draw = |i: usize| F::of(uniform(seed, (first + i) as u64));
                 // The sum may round up to the next integer but one: an integer stays what it is.
                 let up = |steps: F, i| (steps + draw(i)).floor().min(steps.ceil());
-                run(scheme, params, x, codes, divide, up);
+                run(streams, scheme, params, x, codes, divide, up);
             }
         }
     }
@@ -167,6 +176,7 @@ fn divide<F: Float>(x: F, scale: F) -> F {
 /// `round` gives an integer, or any number whose nearest integer is meant.
 #[inline(always)]
 fn run<F: Float, C: Code>(
+    streams: Streams,
     scheme: &Scheme,
     params: Params<'_, F>,
     x: &[F],
@@ -188,8 +198,11 @@ fn run<F: Float, C: Code>(
             let ((blocks, rest), (code_blocks, code_rest)) =
                 (x.as_chunks::<BLOCK>(), codes.as_chunks_mut::<BLOCK>());
             for at in 0..blocks.len() {
-                let at = in_turns(at, blocks.len());
+                let at = if streams == Streams::Asked { at } else { in_turns(at, blocks.len()) };
                 let (x, to) = (&blocks[at], &mut code_blocks[at]);
+                if streams == Streams::Asked {
+                    fetch_ahead(x, AHEAD);
+                }
                 for i in 0..BLOCK {
                     to[i] = code(x[i], params, at * BLOCK + i);
                 }

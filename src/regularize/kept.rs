@@ -4,7 +4,7 @@
 
 use super::philox::{LANES, Philox};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Stream, Work, fetch_ahead, kept_bits};
+use crate::kernel::{Fill, Isa, Stream, Streams, Work, fetch_ahead, kept_bits};
 
 /// Draws of one block of the generator: one word of the mask.
 pub(super) const CHUNK: usize = LANES * 8;
@@ -80,9 +80,12 @@ impl<F: Float> Fill<F> for Drawn<'_, F> {
     fn fill(&mut self, at: usize, y: &mut [F]) {
         let keep = &mut self.keep[at / CHUNK..][..y.len().div_ceil(CHUNK)];
         // Memory works while the generator does.
-        fetch_ahead(self.isa, self.x, at + AHEAD, y.len());
+        let x = &self.x[at..][..y.len()];
+        if self.isa.streams() != Streams::Foreseen {
+            fetch_ahead(x, AHEAD);
+        }
         draw_bits(self.isa, self.stream, (self.first + at / CHUNK) as u64, self.threshold, keep);
-        keep_of(keep, self.gain, &self.x[at..][..y.len()], y);
+        keep_of(keep, self.gain, x, y);
     }
 }
 
@@ -133,13 +136,15 @@ impl<F: Float> Fill<F> for Kept<'_, F> {
 
     #[inline(always)]
     fn fill(&mut self, at: usize, dx: &mut [F]) {
-        let some = 1024 / size_of::<F>();
+        let (streams, some) = (self.isa.streams(), 1024 / size_of::<F>());
         let parts = dx.chunks_mut(some).zip(self.keep[at / CHUNK..].chunks(some / CHUNK)).enumerate();
         for (i, (dx, keep)) in parts {
-            let dy = &self.dy[at + i * some..];
+            let dy = &self.dy[at + i * some..][..dx.len()];
             // No more lines at a time than memory takes requests.
-            fetch_ahead(self.isa, dy, AHEAD, dx.len());
-            keep_of(keep, self.gain, &dy[..dx.len()], dx);
+            if streams != Streams::Foreseen {
+                fetch_ahead(dy, AHEAD);
+            }
+            keep_of(keep, self.gain, dy, dx);
         }
     }
 }

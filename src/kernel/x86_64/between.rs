@@ -20,6 +20,7 @@ macro_rules! between {
             ) -> (usize, usize) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,popcnt")]
                 fn run(
+                    asked: bool,
                     x: &[$t],
                     magnitude: bool,
                     (lo, hi): ($t, $t),
@@ -36,6 +37,9 @@ macro_rules! between {
                         let place = inside.spare_capacity_mut();
                         let mut found = 0;
                         for x in vectors {
+                            if asked {
+                                ahead(x);
+                            }
                             // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
                             let x = $and(unsafe { $load(x.as_ptr()) }, keep);
                             below += $compare::<_CMP_LT_OQ>(x, lo).count_ones() as usize;
@@ -52,7 +56,7 @@ macro_rules! between {
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { run(x, magnitude, (lo, hi), inside) }
+                unsafe { run(self.asked(), x, magnitude, (lo, hi), inside) }
             }
         }
     };

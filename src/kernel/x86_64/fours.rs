@@ -13,7 +13,7 @@ macro_rules! fours {
             /// As [`Real::keep_of_fours`](crate::kernel::Real::keep_of_fours), for whole vectors.
             pub(in crate::kernel) fn $name(self, x: &[$t], out: &mut [$t], surplus: u32) -> (usize, usize) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,popcnt")]
-                fn run(x: &[$t], out: &mut [$t], surplus: u32) -> (usize, usize) {
+                fn run(asked: bool, x: &[$t], out: &mut [$t], surplus: u32) -> (usize, usize) {
                     let (x, out) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
                     let magnitude = $set(<$bits>::MAX);
                     // Of two equal ones the earlier is the lower: turned by one place, that is the one seen from the last of a group.
@@ -21,6 +21,9 @@ macro_rules! fours {
                         [$earlier(1, 0, 0, 0), $earlier(1, 1, 0, 0), $earlier(1, 1, 1, 0)];
                     let mut nan = 0;
                     for (from, to) in x.iter().zip(&mut *out) {
+                        if asked {
+                            ahead(from);
+                        }
                         // SAFETY: the reference covers the vector, and the load asks for no alignment.
                         let x = unsafe { $load(from.as_ptr()) };
                         nan += $unordered::<_CMP_UNORD_Q>(x, x).count_ones() as usize;
@@ -43,7 +46,7 @@ macro_rules! fours {
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { run(x, out, surplus) }
+                unsafe { run(self.asked(), x, out, surplus) }
             }
         }
     };

@@ -4,6 +4,7 @@
 //! function: the one unsafe step, justified by the existence of `self`.
 
 use crate::kernel::elementwise::Work;
+use crate::kernel::{Isa, Streams, fetch_ahead};
 
 mod between;
 mod fours;
@@ -78,13 +79,16 @@ impl Avx512 {
     }
 }
 
+impl Avx512 {
+    /// Whether this processor reads faster if it is asked ahead.
+    fn asked(self) -> bool {
+        Isa::Avx512(self).streams() == Streams::Asked
+    }
+}
+
 /// Asks for what lies one page behind a vector that is read, where the processor's own guess ends: a hint, which
 /// changes nothing but time.
 #[inline(always)]
-fn ahead<T>(vector: &T) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-    let page = std::ptr::from_ref(vector).cast::<i8>().wrapping_add(4096);
-    // SAFETY: an instruction of every 64-bit processor of this family, which reads nothing and may name any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(page) };
+fn ahead<T, const N: usize>(vector: &[T; N]) {
+    fetch_ahead(vector, 4096 / size_of::<T>());
 }
