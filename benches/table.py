@@ -137,14 +137,17 @@ def errors(peers, files):
 
 
 def processor():
-    """Its name, and the best of the instruction sets that kernels are written for."""
+    """Its name, its generation where that is known, and the best of the instruction sets that kernels are written for."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return "unknown processor"
     names = re.findall(r"model name\s*: (.*)", text)
     sets = [name for flag, name in [("avx512_vnni", "AVX-512 with VNNI"), ("avx2", "AVX2"), ("asimd", "NEON")] if re.search(rf"\b{flag}\b", text)]
-    return " with ".join([*names[:1], *sets[:1]]) or "unknown processor"
+    family = re.search(r"AuthenticAMD\s*cpu family\s*: (\d+)", text)
+    generation = {"25 AVX2": " (Zen 3)", "25 AVX-512 with VNNI": " (Zen 4)", "26 AVX-512 with VNNI": " (Zen 5)"}
+    known = generation.get(f"{family[1]} {sets[0]}", "") if family and sets else ""
+    return " with ".join([*(name + known for name in names[:1]), *sets[:1]]) or "unknown processor"
 
 
 def main():

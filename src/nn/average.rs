@@ -22,8 +22,7 @@ use crate::float::{Float, check_shape};
 /// What is equal at every step is equal in the average: weights that share a value (while no weight changes from one value
 /// to another) still share it. What the mask of the network drops is zero. When a layer is resized, the average starts anew.
 ///
-/// The running statistics of a batch norm are not averaged; let some batches flow through
-/// [`Mlp::forward`](Mlp::forward) afterwards, or fold the norms before.
+/// The running statistics of a batch norm are not averaged: [`Mlp::estimate_batch_norms`] takes them from data afterwards.
 ///
 /// ```
 /// use ndarray::array;

@@ -9,6 +9,7 @@
 //! compress   masks, sharing, codes and averages while it trains    GradualPruning, WeightSharing, StraightThrough,
 //!                                                                  AnnealedPenalty, WeightAverage: each a Callback
 //! cut        dead neurons out, batch norms into their neighbours   Mlp::prune_neurons, Mlp::shrink, Mlp::fold_batch_norm
+//! estimate   batch norms again, after weights changed              Mlp::estimate_batch_norms
 //! measure    loss, accuracy, confusion                             evaluate, metrics
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod backprop;
 pub mod builder;
 pub mod callback;
 pub mod data;
+pub mod estimate;
 pub mod fold;
 pub mod gradual;
 pub(crate) mod frozen;

@@ -238,7 +238,11 @@ impl<F: Float> BatchNorm<F> {
 
     fn update_running(&mut self, moments: &Moments<F>, rows: usize) {
         self.batches = self.batches.saturating_add(1);
-        let new = self.momentum.weight_of_new(self.convention, self.batches);
+        self.mix(moments, rows, self.momentum.weight_of_new(self.convention, self.batches));
+    }
+
+    /// Moves the running statistics towards those of a batch, which count `new` of 1.
+    fn mix(&mut self, moments: &Moments<F>, rows: usize, new: f64) {
         let divisor = self.convention.divisor(rows);
         let mix =
             |running: &mut F, batch: f64| *running = F::of(running.as_f64() * (1.0 - new) + batch * new);

@@ -97,6 +97,22 @@ impl<F: Float> BatchNorm<F> {
         Ok(batch)
     }
 
+    /// Takes the running statistics of the batch `x` `[batch, features]`, whatever they were before, as if it were the first batch
+    /// of a training with cumulative mean: for weights that have changed since. A whole network:
+    /// [`Mlp::estimate_batch_norms`](crate::nn::Mlp::estimate_batch_norms).
+    ///
+    /// # Errors
+    /// As [`normalize_batch`](crate::Normalizer::normalize_batch); the statistics stay what they were then.
+    pub fn estimate(&mut self, x: ArrayView2<'_, F>) -> Result<()> {
+        let rows = x.nrows();
+        check_shape("x", x.shape(), &[rows, self.features()])?;
+        let x = x.as_standard_layout();
+        let batch = self.statistics(elements(&x), rows, &Pool::for_elements(x.len()))?;
+        self.mix(&batch.moments, rows, 1.0);
+        self.batches = 1;
+        Ok(())
+    }
+
     /// As [`backward`](crate::Normalizer::backward), from the batch `x` that `batch` describes.
     ///
     /// # Errors
