@@ -77,9 +77,7 @@ impl Avx512 {
         // SAFETY: `self` proves the instructions.
         unsafe { with(work) }
     }
-}
 
-impl Avx512 {
     /// Whether this processor reads faster if it is asked ahead.
     fn asked(self) -> bool {
         Isa::Avx512(self).streams() == Streams::Asked
