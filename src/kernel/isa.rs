@@ -63,7 +63,7 @@ impl Isa {
         all
     }
 
-    /// How this processor is best read to.
+    /// How this processor reads a long stream fastest.
     pub(crate) fn streams(self) -> Streams {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -95,11 +95,12 @@ impl Isa {
 /// the one whose instructions they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Streams {
-    /// At several places in turns, or asked for ahead (Zen 3).
+    /// At several places in turns where it is mostly read, and asked for ahead where as much is written (Zen 3).
     Turns,
-    /// In order, and asking is in the way: pruning took up to three quarters longer (Zen 4).
+    /// Unasked: pruning took up to three quarters longer otherwise. In order, but for quantizing, which is in turns (Zen 4).
     Foreseen,
-    /// In order and asked for ahead: dropout took up to four times as long without, and two threads that read in turns twice (Zen 5).
+    /// In order and asked for ahead: dropout in `f64` took about four times as long without, and two threads that quantize in turns
+    /// twice as long (Zen 5).
     Asked,
 }
 

@@ -295,12 +295,10 @@ fn collect<F: Float>(threads: &Pool, pool: &[&[F]], key: Key, lo: F, hi: F, insi
     if threads.threads() == 1 {
         return pool.iter().map(|&x| collect_part(isa, x, key, (lo, hi), inside)).sum();
     }
-    // Few lists: memory that is new costs more than what is written to it.
     let parts: Vec<&[F]> = pool.iter().flat_map(|part| part.chunks(PART)).collect();
-    let each = parts.len().div_ceil(4 * threads.threads()).max(1);
-    let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len().div_ceil(each)];
-    threads.each(found.iter_mut().zip(parts.chunks(each)), |((below, inside), parts)| {
-        *below = parts.iter().map(|x| collect_part(isa, x, key, (lo, hi), inside)).sum();
+    let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len()];
+    threads.each(found.iter_mut().zip(parts), |((below, inside), x)| {
+        *below = collect_part(isa, x, key, (lo, hi), inside);
     });
     found.iter().for_each(|(_, part)| inside.extend_from_slice(part));
     found.iter().map(|(below, _)| below).sum()

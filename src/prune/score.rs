@@ -131,7 +131,8 @@ fn norms<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>, axis: Axis, norm:
 
 /// The norm of every row of `weights`, `columns` > 0 wide.
 pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
-    let (isa, streams) = (Isa::best(), Isa::best().streams());
+    let isa = Isa::best();
+    let streams = isa.streams();
     let mut norms = vec![F::zero(); weights.len() / columns];
     let rows = (PART / columns).max(1);
     pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
