@@ -393,7 +393,7 @@ mod tests {
         for convention in [BnConvention::Torch, BnConvention::Onnx, BnConvention::Burn] {
             for rows in [0, 1] {
                 let error = norm().with_convention(convention).normalize_batch(Array2::zeros((rows, 1)));
-                let expected = format!("batch norm in training needs at least 2 rows, got {rows}");
+                let expected = format!("batch norm by a batch needs at least 2 rows, got {rows}");
                 assert_eq!(error.unwrap_err().to_string(), expected);
             }
         }

@@ -145,7 +145,7 @@ impl<F: Float> BatchNorm<F> {
 
     fn statistics(&self, x: &[F], rows: usize, pool: &Pool) -> Result<BatchStatistics<F>> {
         if rows < 2 {
-            return Err(Error::BatchTooSmall { what: "batch norm in training", rows, needed: 2 });
+            return Err(Error::BatchTooSmall { what: "batch norm by a batch", rows, needed: 2 });
         }
         let moments = Moments::of("x", x, self.features(), pool)?;
         let std: Vec<f64> = moments.m2.iter().map(|m2| (m2 / rows as f64 + self.eps).sqrt()).collect();
