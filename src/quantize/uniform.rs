@@ -81,7 +81,7 @@ impl UniformQuantizer {
     }
 
     /// One scale and zero point for each scale of the layout.
-    fn params<F: Float>(&self, layout: &Layout, x: &[F]) -> Result<Vec<QuantParams<F>>> {
+    pub(super) fn params<F: Float>(&self, layout: &Layout, x: &[F]) -> Result<Vec<QuantParams<F>>> {
         let ranges = match self.range {
             RangeMethod::MinMax => min_max(layout, x),
             RangeMethod::Percentile(percent) => {

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Axis, Ix2, array};
 use proptest::prelude::*;
 use trimnet::quantize::{
-    Clustering, CodeRange, Granularity, PaletteQuantizer, QuantizedTensor, Range, RangeMethod,
+    Clustering, CodeRange, GptqQuantizer, Granularity, PaletteQuantizer, QuantizedTensor, Range, RangeMethod,
     RatioQuantizer, Rounding, ScaleRule, Scheme, Start, UniformQuantizer, ZeroRange,
 };
 use trimnet::{Compressed, Compressor, Erased, Error, Float};
@@ -221,6 +221,24 @@ proptest! {
             let out: Array2<f32> = quantizer.compress(weights.view()).unwrap().decompress().unwrap();
             prop_assert!(weights.iter().zip(&out).all(|(w, x)| *w != 0.0 || *x == 0.0));
         }
+    }
+
+    #[test]
+    fn gptq_sees_only_the_weights_and_keeps_zeros(scheme in schemes(), range in any_of(&RANGES), weights in laws::weights()) {
+        fn check<F: Float>(base: UniformQuantizer, weights: &Array2<F>) {
+            let x = Array2::from_shape_fn((9, weights.ncols()), |(i, k)| F::of(((3 * i + k * k) % 7) as f64 - 2.0));
+            if x.is_empty() {
+                return;
+            }
+            let gptq = GptqQuantizer::new(base, x.view(), 0.1).unwrap();
+            laws::sees_only_the_weights(&gptq, weights);
+            laws::refuses_what_is_not_finite(&gptq, weights);
+            let out = gptq.compress(weights.view()).unwrap().decompress().unwrap();
+            assert!(weights.iter().zip(&out).all(|(w, x)| x.is_finite() && (*w != F::zero() || *x == F::zero())));
+        }
+        let base = UniformQuantizer::new(scheme).with_range(range).unwrap();
+        check(base, &weights);
+        check(base, &weights.mapv(f64::from));
     }
 
     #[test]
