@@ -1,6 +1,6 @@
 //! From a trained network to one that serves: build, save, load, answer requests, and measure all of it.
-//! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|int4|dynamic|f32|latency|bytes --requests N
-//! --threads N --seconds S]`
+//! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|int4|dynamic|f32|latency|bytes --gptq DAMPING
+//! --requests N --threads N --seconds S]`
 
 mod common;
 
@@ -23,6 +23,7 @@ struct Args {
     load: Option<PathBuf>,
     out: PathBuf,
     format: String,
+    gptq: Option<f64>,
     requests: usize,
     threads: usize,
     seconds: f64,
@@ -35,6 +36,7 @@ impl Args {
             load: None,
             out: "engine.trim".into(),
             format: "int8".into(),
+            gptq: None,
             requests: 10_000,
             threads: 16,
             seconds: 1.0,
@@ -46,6 +48,7 @@ impl Args {
                 Arg::Long("load") => args.load = Some(parser.value()?.into()),
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("format") => args.format = parser.value()?.string()?,
+                Arg::Long("gptq") => args.gptq = Some(number(&mut parser, "--gptq")?),
                 Arg::Long("requests") => args.requests = number(&mut parser, "--requests")?,
                 Arg::Long("threads") => {
                     args.threads = number::<NonZeroUsize>(&mut parser, "--threads")?.get()
@@ -54,7 +57,7 @@ impl Args {
                 Arg::Long("help") | Arg::Short('h') => {
                     println!(
                         "Builds an engine, saves it, loads it, and serves requests.\n\noptions: --data DIR  --load FILE  \
-                         --out FILE  --format {FORMATS}  --requests N  --threads N  --seconds S"
+                         --out FILE  --format {FORMATS}  --gptq DAMPING  --requests N  --threads N  --seconds S"
                     );
                     std::process::exit(0);
                 }
@@ -95,7 +98,11 @@ fn main() -> Done {
     let rows: Vec<usize> = (0..data.train.rows().min(1000)).collect();
     let typical = data.train.select(&rows)?;
     let begin = Instant::now();
-    let engine = Engine::build(&mlp, &config(&args.format)?.with_calibration(typical.inputs()))?;
+    let mut config = config(&args.format)?.with_calibration(typical.inputs());
+    if let Some(damping) = args.gptq {
+        config = config.with_gptq(damping);
+    }
+    let engine = Engine::build(&mlp, &config)?;
     println!("built in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
 
     engine.save(&args.out)?;

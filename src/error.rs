@@ -77,6 +77,21 @@ pub enum Error {
         /// NaN or infinity; infinity if parameters are not finite.
         loss: f64,
     },
+    /// A compressed network is right less often than was allowed.
+    #[error(
+        "accuracy falls from {:.2} % to {:.2} %, allowed is a fall by {:.2} points; linear layer {layer} costs most",
+        100.0 * before, 100.0 * after, 100.0 * allowed
+    )]
+    OverBudget {
+        /// Share of right answers of the network.
+        before: f64,
+        /// The same of what was made of it.
+        after: f64,
+        /// By how much it may fall.
+        allowed: f64,
+        /// The linear layer, from 0, that wins back most if it is left as it was.
+        layer: usize,
+    },
     /// Two settings, or a setting and the data, exclude each other.
     #[error("{what}: {reason}")]
     Unsupported {

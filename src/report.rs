@@ -158,7 +158,7 @@ pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -
     let (exact, found) = (dense.behind_linears(some)?, engine.behind_linears(some)?);
     let same = exact.len() == found.len() && exact.iter().zip(&found).all(|(a, b)| a.dim() == b.dim());
     let before = mlp.predict(data.inputs())?;
-    let after = predict(engine, data)?;
+    let after = engine.numbers(data.inputs())?;
     if before.dim() != after.dim() {
         let (actual, expected) = (after.shape().to_vec(), before.shape().to_vec());
         return Err(Error::Shape { what: "output of the engine", actual, expected });
@@ -217,19 +217,6 @@ pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -
         instructions: engine.isa().name().to_string(),
         threads: engine.pool().threads(),
     })
-}
-
-/// Outputs of an engine that takes numbers or codes.
-fn predict<F: Element>(engine: &Engine<F>, data: &Dataset<F>) -> Result<ndarray::Array2<F>> {
-    if engine.entry().is_none() {
-        return engine.predict(data.inputs());
-    }
-    let x: Vec<F> = data.inputs().iter().copied().collect();
-    let mut out = ndarray::Array2::zeros((data.rows(), engine.outputs()));
-    let codes = engine.encode(&x);
-    let target = crate::engine::BatchMut::Float(out.as_slice_mut().unwrap_or_default());
-    engine.run(crate::engine::Batch::Codes(&codes), target, &mut engine.workspace(data.rows()))?;
-    Ok(out)
 }
 
 fn add(bytes: &mut Bytes, tensor: &crate::io::trim::TensorReport) {

@@ -13,7 +13,7 @@ use super::element::Element;
 use super::format::{Batch, BatchMut, Format, Io};
 use super::machine::Machine;
 use super::recipe::{Block, Linear, Output, Recipe, Sums, Weights};
-use super::weights::{check_two_four, quantize_weights, share_values};
+use super::weights::{WeightCodes, check_two_four, quantize_weights, share_values};
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
 use crate::kernel::{Grid, Isa, quantize};
@@ -101,6 +101,8 @@ struct State<'s, 'c, F> {
     /// Rows of calibration data, 0 without.
     rows: usize,
     width: usize,
+    /// Linear layers that were built.
+    linears: usize,
     /// Activations of the network as it was trained, `[rows, width]`.
     exact: Vec<F>,
     /// Activations of what was built.
@@ -132,8 +134,15 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
             });
         }
         let rows = exact.len() / inputs;
-        let mut state =
-            Self { config, rows, width: inputs, built: Flow::Float(exact.clone()), exact, entry: None };
+        let mut state = Self {
+            config,
+            rows,
+            width: inputs,
+            linears: 0,
+            built: Flow::Float(exact.clone()),
+            exact,
+            entry: None,
+        };
         if config.input == Io::Codes {
             let params = state.params_of(&state.exact)?;
             state.entry = Some(params);
@@ -207,7 +216,6 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
         if format.is_integer() {
             let zeros = vec![F::zero(); outputs];
             let mut bias = bias.clone().unwrap_or(zeros);
-            let mut weights = quantize_weights(weight, outputs, inputs, format)?;
             let input = if format.is_static() {
                 let params = match &self.built {
                     Flow::Codes(_, params) => *params,
@@ -218,6 +226,7 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
             } else {
                 None
             };
+            let mut weights = self.weights(weight, (outputs, inputs), format)?;
             if self.config.correction == Correction::Mean && self.rows > 0 {
                 let (exact, built) = (mean(&self.exact, inputs, |x| x.as_f64()), self.built_mean());
                 let rows = weight.chunks_exact(inputs).zip(weights.codes.chunks_exact(inputs));
@@ -257,7 +266,40 @@ impl<'s, 'c, F: Element> State<'s, 'c, F> {
             self.exact = exact;
         }
         self.width = outputs;
+        self.linears += 1;
         Ok(built)
+    }
+
+    /// The codes of the weights `[outputs, inputs]` of the next layer.
+    fn weights(
+        &self,
+        weight: &[F],
+        (outputs, inputs): (usize, usize),
+        format: Format,
+    ) -> Result<WeightCodes> {
+        let Some(damping) = self.config.gptq else {
+            return quantize_weights(weight, outputs, inputs, format, None);
+        };
+        if self.rows == 0 {
+            let reason = "it rounds by calibration data: give some hundred typical inputs with \
+                          Config::with_calibration";
+            return Err(Error::Unsupported { what: "GPTQ", reason: reason.into() });
+        }
+        let rows: Vec<f32> = match &self.built {
+            Flow::Float(x) => x.iter().map(|x| x.as_f64() as f32).collect(),
+            Flow::Codes(codes, params) => {
+                codes.iter().map(|&code| params.dequantize(i32::from(code))).collect()
+            }
+        };
+        let rows = ArrayView2::from_shape((self.rows, inputs), &rows)
+            .map_err(|error| Error::Unsupported { what: "GPTQ", reason: error.to_string() })?;
+        let named = |error| match error {
+            Error::Unsupported { what, reason } => {
+                Error::Unsupported { what, reason: format!("linear layer {}: {reason}", self.linears) }
+            }
+            other => other,
+        };
+        quantize_weights(weight, outputs, inputs, format, Some((rows, damping))).map_err(named)
     }
 
     /// The outputs of a layer as it was trained, and before an activation that codes would have to look up.

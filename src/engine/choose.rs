@@ -6,13 +6,13 @@
 //! latency   of the layer alone, codes in and out where its neighbours would give and take them
 //! ```
 //!
-//! Layers alone say nothing of the conversions between them, so the whole engine is timed as well, against all layers
-//! dense and all layers int8: an engine chosen for latency is never slower than the faster of these.
+//! What is made of these measurements is told in `search`.
 
 use std::time::Duration;
 
 use ndarray::ArrayView2;
 
+use super::budget::Judge;
 use super::build::{build, exact_inputs};
 use super::config::{Config, Correction};
 use super::element::Element;
@@ -20,6 +20,7 @@ use super::format::{Format, Io};
 use super::measure::Timing;
 use super::network::Engine;
 use super::recipe::{Block, Linear, Weights};
+use super::search::Search;
 use super::weights::{check_two_four, few_values, share_values};
 use crate::error::{Error, Result};
 use crate::tensor::SparseTensor;
@@ -69,10 +70,13 @@ pub struct Choice {
     pub layers: Vec<Vec<Candidate>>,
     /// Whole engines that were timed: their formats, and one call.
     pub engines: Vec<(Vec<Format>, Timing)>,
+    /// Whole engines that an accuracy budget was measured on: their formats, and the share of right answers.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub judged: Vec<(Vec<Format>, f64)>,
 }
 
 /// Time for one candidate.
-const BUDGET: Duration = Duration::from_millis(4);
+pub(super) const BUDGET: Duration = Duration::from_millis(4);
 
 /// Rows of calibration data that errors are measured on.
 const ROWS: usize = 256;
@@ -81,11 +85,12 @@ const ROWS: usize = 256;
 const SPARSE: f64 = 0.3;
 
 /// The formats of all linear layers, and what was measured on the way.
-pub(super) fn choose<F: Element>(
+pub(super) fn choose<'c, F: Element>(
     inputs: usize,
     blocks: &[Block<F>],
     auto: Auto,
-    config: &Config<'_, F>,
+    config: &Config<'c, F>,
+    judge: Option<&Judge<'c, F>>,
 ) -> Result<(Vec<Format>, Choice)> {
     let data = config.calibration.ok_or_else(|| Error::Unsupported {
         what: "choosing formats",
@@ -102,119 +107,9 @@ pub(super) fn choose<F: Element>(
             .map_err(|error| Error::Unsupported { what: "calibration data", reason: error.to_string() })?;
         layers.push(candidates(layer, next_is_linear, view, config)?);
     }
-    let mut choice = Choice { auto, batch: config.batch, layers, engines: Vec::new() };
-    let timed = |formats: &[Format], choice: &mut Choice| -> Result<f64> {
-        let engine =
-            Engine::from_recipe(build(inputs, blocks, formats, config)?, config.isa, config.pool.clone())?;
-        let rows = repeated(data, config.batch);
-        let timing = engine.measure(rows.view(), 4 * BUDGET)?;
-        choice.engines.push((formats.to_vec(), timing));
-        Ok(timing.median_us)
-    };
-    let formats = match auto {
-        Auto::Bytes => pick(&choice, |c| (c.bytes as f64, c.latency.median_us)),
-        Auto::Latency => {
-            let mut all = vec![fastest(&choice)];
-            for uniform in [Format::Dense, Format::Int8] {
-                let accurate =
-                    |layer: &Vec<Candidate>| layer.iter().any(|c| c.format == uniform && c.accurate);
-                let formats = vec![uniform; choice.layers.len()];
-                if choice.layers.iter().all(accurate) && !all.contains(&formats) {
-                    all.push(formats);
-                }
-            }
-            let mut best: Option<(f64, Vec<Format>)> = None;
-            for formats in all {
-                let time = timed(&formats, &mut choice)?;
-                if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                    best = Some((time, formats));
-                }
-            }
-            best.map(|(_, formats)| formats).unwrap_or_default()
-        }
-        Auto::BytesUnderLatency(bound) => {
-            let bound = bound.as_secs_f64() * 1e6;
-            let mut target = bound;
-            let mut found = None;
-            // The parts do not know of the conversions between them: aim lower until the whole is fast enough.
-            for _ in 0..6 {
-                let formats = under(&choice, target);
-                let time = timed(&formats, &mut choice)?;
-                if time <= bound {
-                    found = Some(formats);
-                    break;
-                }
-                target *= (bound / time).min(0.9);
-            }
-            match found {
-                Some(formats) => formats,
-                None => {
-                    let formats = fastest(&choice);
-                    let time = timed(&formats, &mut choice)?;
-                    if time > bound {
-                        let reason = format!(
-                            "the fastest that was found takes {time:.1} us, the bound is {bound:.1} us"
-                        );
-                        return Err(Error::Unsupported { what: "the bound of latency", reason });
-                    }
-                    formats
-                }
-            }
-        }
-    };
-    Ok((formats, choice))
-}
-
-/// The candidate of each layer with the least key, of those that are accurate.
-fn pick(choice: &Choice, key: impl Fn(&Candidate) -> (f64, f64)) -> Vec<Format> {
-    let best = |layer: &Vec<Candidate>| {
-        let accurate = layer.iter().filter(|c| c.accurate);
-        let least = accurate.min_by(|a, b| {
-            let (a, b) = (key(a), key(b));
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
-        });
-        least.map_or(Format::Dense, |c| c.format)
-    };
-    choice.layers.iter().map(best).collect()
-}
-
-/// The fastest candidate of each layer; of those that are no more than 5 percent slower, the most accurate.
-fn fastest(choice: &Choice) -> Vec<Format> {
-    let best = |layer: &Vec<Candidate>| {
-        let accurate = || layer.iter().filter(|c| c.accurate);
-        let least = accurate().map(|c| c.latency.median_us).fold(f64::INFINITY, f64::min);
-        let near = accurate().filter(|c| c.latency.median_us <= 1.05 * least);
-        // The first of the largest.
-        let most = near.rev().max_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
-        most.map_or(Format::Dense, |c| c.format)
-    };
-    choice.layers.iter().map(best).collect()
-}
-
-/// Fewest bytes whose latencies add up to no more than `target`: from the fastest of each layer on, whatever saves most
-/// bytes for its time comes first.
-fn under(choice: &Choice, target: f64) -> Vec<Format> {
-    let mut now = fastest(choice);
-    let of = |layer: &[Candidate], format: Format| layer.iter().copied().find(|c| c.format == format);
-    loop {
-        let current: Vec<Candidate> =
-            choice.layers.iter().zip(&now).filter_map(|(layer, &format)| of(layer, format)).collect();
-        let total: f64 = current.iter().map(|c| c.latency.median_us).sum();
-        let mut best: Option<(f64, usize, Format)> = None;
-        for (i, (layer, current)) in choice.layers.iter().zip(&current).enumerate() {
-            for c in layer.iter().filter(|c| c.accurate && c.bytes < current.bytes) {
-                let slower = c.latency.median_us - current.latency.median_us;
-                let worth = (current.bytes - c.bytes) as f64 / slower.max(1e-3);
-                if total + slower <= target && best.is_none_or(|(most, ..)| worth > most) {
-                    best = Some((worth, i, c.format));
-                }
-            }
-        }
-        match best {
-            Some((_, i, format)) => now[i] = format,
-            None => return now,
-        }
-    }
+    let choice = Choice { auto, batch: config.batch, layers, engines: Vec::new(), judged: Vec::new() };
+    let rows = repeated(data, config.batch);
+    Search::new(inputs, blocks, config, judge, rows, choice)?.run()
 }
 
 /// Every format of one layer, whose inputs are `x`.
@@ -241,6 +136,7 @@ fn candidates<F: Element>(
             output,
             correction: Correction::Mean,
             layers: Vec::new(),
+            budget: None,
             ..config.clone()
         };
         let block = if format == Format::Palette { &shared } else { &block };
@@ -274,7 +170,7 @@ fn candidates<F: Element>(
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         let sqnr_db = sqnr(exact.iter().copied(), found.iter().copied());
-        let accurate = sqnr_db >= config.floor_db || !format.is_lossy();
+        let accurate = sqnr_db >= config.floor_db() || !format.is_lossy();
         let bytes = stored_bytes(layer, format, values)?;
         all.push(Candidate { format, sqnr_db, bytes, latency, accurate });
     }

@@ -2,11 +2,13 @@
 
 use ndarray::ArrayView2;
 
+use super::budget::Budget;
 use super::choose::Auto;
 use super::format::{Format, Io};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, Pool};
-use crate::quantize::PaletteQuantizer;
+use crate::nn::Dataset;
+use crate::quantize::{PaletteQuantizer, check_damping};
 
 /// Rows of a call that may be measured.
 const MOST_ROWS: usize = 1 << 20;
@@ -72,8 +74,13 @@ pub struct Config<'a, F> {
     pub(super) calibration: Option<ArrayView2<'a, F>>,
     pub(super) range: RangeChoice,
     pub(super) correction: Correction,
-    /// Decibels that an integer layer has to reach to be chosen, and rows of a call that is measured.
-    pub(super) floor_db: f64,
+    /// Damping of GPTQ; weights are rounded to the nearest code without.
+    pub(super) gptq: Option<f64>,
+    /// Decibels that an integer layer has to reach to be chosen, if that was set.
+    pub(super) floor_db: Option<f64>,
+    /// Accuracy that the engine may lose.
+    pub(super) budget: Option<Budget<'a, F>>,
+    /// Rows of a call that is measured.
     pub(super) batch: usize,
     /// Values that palettes are clustered to.
     pub(super) entries: usize,
@@ -103,7 +110,9 @@ impl<'a, F> Config<'a, F> {
             calibration: None,
             range: RangeChoice::default(),
             correction: Correction::default(),
-            floor_db: 30.0,
+            gptq: None,
+            floor_db: None,
+            budget: None,
             batch: 1,
             entries: 16,
             input: Io::default(),
@@ -131,6 +140,13 @@ impl<'a, F> Config<'a, F> {
     /// The settings that no constructor has refused.
     pub(super) fn check(&self) -> Result<()> {
         PaletteQuantizer::new(self.entries)?;
+        self.gptq.map_or(Ok(()), check_damping)?;
+        if let Some(Budget { fall, .. }) = self.budget
+            && !(0.0..=1.0).contains(&fall)
+        {
+            let range = "a share of 0 to 1";
+            return Err(Error::OutOfRange { name: "accuracy budget", value: fall, range });
+        }
         if self.batch > MOST_ROWS {
             let range = "at most 1,048,576 rows";
             return Err(Error::OutOfRange { name: "batch", value: self.batch as f64, range });
@@ -138,11 +154,51 @@ impl<'a, F> Config<'a, F> {
         Ok(())
     }
 
-    /// Another floor for [`auto`](Self::auto), in decibels: six are one bit. Layers of unchanged weights always pass.
+    /// Another floor for [`auto`](Self::auto) than 30, in decibels: six are one bit. Layers of unchanged weights always pass.
     #[must_use]
     pub fn with_floor(mut self, decibels: f64) -> Self {
-        self.floor_db = decibels;
+        self.floor_db = Some(decibels);
         self
+    }
+
+    /// Accuracy may fall by no more than `fall`, a share of the rows of `data` (0.005: half a point), against the network.
+    ///
+    /// [`Engine::build`](super::Engine::build) measures it and refuses to make an engine that loses more: the error names the layer that
+    /// costs most. With [`auto`](Self::auto), the budget takes the place of the floor, unless that is set too: what is best by
+    /// bytes or time is taken first, and layers are given a more exact format, the one that wins back most for its cost
+    /// before others, until the budget is kept.
+    ///
+    /// Choose on data that the network was not trained on, and measure the final accuracy on data that was not chosen on.
+    ///
+    /// ```
+    /// use trimnet::engine::{Auto, Config, Engine};
+    /// use trimnet::ndarray::Array2;
+    /// use trimnet::nn::{Dataset, Mlp};
+    /// use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+    ///
+    /// let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    /// let mlp = Mlp::builder(8).linear(16).relu().linear(3).build::<f32>(&mut rng)?;
+    /// let x = Array2::from_shape_fn((60, 8), |(i, j)| ((i * 7 + j * 3) % 11) as f32 / 11.0);
+    /// let labels = mlp.predict(x.view())?.rows().into_iter().map(|y| if y[0] > y[1] { 0 } else { 1 }).collect();
+    /// let held_out = Dataset::classification(x.clone(), labels)?;
+    ///
+    /// let config = Config::auto(Auto::Bytes).with_calibration(x.view()).with_accuracy_budget(&held_out, 0.01);
+    /// let engine = Engine::build(&mlp, &config)?;
+    /// for (formats, accuracy) in &engine.choice().unwrap().judged {
+    ///     println!("{formats:?}: {accuracy}");
+    /// }
+    /// # Ok::<(), trimnet::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_accuracy_budget(mut self, data: &'a Dataset<F>, fall: f64) -> Self {
+        self.budget = Some(Budget { data, fall });
+        self
+    }
+
+    /// The floor of a format that may be chosen.
+    pub(super) fn floor_db(&self) -> f64 {
+        let without = if self.budget.is_some() { f64::NEG_INFINITY } else { 30.0 };
+        self.floor_db.unwrap_or(without)
     }
 
     /// Another number of rows for the calls that [`auto`](Self::auto) measures: at most 1,048,576, checked when the engine is built;
@@ -174,6 +230,15 @@ impl<'a, F> Config<'a, F> {
     #[must_use]
     pub fn without_bias_correction(mut self) -> Self {
         self.correction = Correction::None;
+        self
+    }
+
+    /// Rounds the weights of integer layers so that their outputs on the calibration data change little, not each weight by itself:
+    /// [`GptqQuantizer`](crate::quantize::GptqQuantizer), behind everything before them that was quantized already. For 4 bits
+    /// above all. `damping` above 0 up to 1, checked when the engine is built; 0.01 is usual.
+    #[must_use]
+    pub fn with_gptq(mut self, damping: f64) -> Self {
+        self.gptq = Some(damping);
         self
     }
 

@@ -11,10 +11,12 @@
 //! Bottom to top: `element` (f32 and f64), `format` and `config` (what can be asked for), `recipe` (the data), `lower`
 //! (from the trained network), `bound` (no sum overflows), `weights` (numbers to codes), `calibrate` (ranges),
 //! `integer`, `linear` and `stage` (one step of a call), `workspace` (its memory), `machine` (all stages), `build` (numbers to recipe),
-//! `network` (the public type), `measure` and `choose` (formats by measurement).
+//! `network` (the public type), `evaluate` (how good it is), `exchange` (with other programs), `measure`, `choose`, `search` and `budget`
+//! (formats by measurement).
 
 mod element;
 mod format;
+mod budget;
 mod config;
 pub(crate) mod recipe;
 mod lower;
@@ -30,8 +32,10 @@ mod workspace;
 mod machine;
 mod build;
 mod network;
+mod evaluate;
 mod exchange;
 mod measure;
+mod search;
 mod choose;
 
 pub use bound::Bound;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::bound::Bound;
+use super::budget::Judge;
 use super::build::{build, set_layers};
 use super::choose::{Choice, choose};
 use super::config::{Config, Formats};
@@ -12,8 +13,9 @@ use super::element::Element;
 use super::format::{Batch, BatchMut, Format, Io};
 use super::linear::Unpacked;
 use super::lower::lower;
-use super::machine::{CHUNK, Machine};
+use super::machine::Machine;
 use super::recipe::{Block, Output, Recipe, Sums, Weights};
+use super::search::worst;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::float::{check_finite, check_shape};
@@ -90,20 +92,34 @@ impl<F: Element> Engine<F> {
     /// [`Error::Shape`] and [`Error::NotFinite`] for calibration data that is not of the network or not of numbers;
     /// [`Error::NotFinite`] for a weight that is not a number, and for weights or activations of which codes cannot be made because
     /// `f32` cannot hold them; [`Error::Empty`] if no activation of a layer is finite; [`Error::OutOfRange`] for a layer that is not
-    /// there, and for settings out of their range. Formats that fail so are left out by [`Config::auto`].
+    /// there, and for settings out of their range; [`Error::OverBudget`] and [`Error::Label`] by
+    /// [`Config::with_accuracy_budget`]. Formats that fail so are left out by [`Config::auto`].
     pub fn build(mlp: &Mlp<F>, config: &Config<'_, F>) -> Result<Self> {
         config.check()?;
         let (inputs, blocks) = (mlp.inputs(), lower(mlp)?);
-        let (mut formats, choice) = match config.formats {
-            Formats::Same(format) => (vec![format; mlp.linears().count()], None),
-            Formats::Measured(auto) => {
-                let (formats, choice) = choose(inputs, &blocks, auto, config)?;
-                (formats, Some(choice))
-            }
+        let engine = |formats: &[Format]| {
+            Self::from_recipe(build(inputs, &blocks, formats, config)?, config.isa, config.pool.clone())
         };
-        set_layers(config, &mut formats)?;
-        let recipe = build(inputs, &blocks, &formats, config)?;
-        Ok(Self { choice, ..Self::from_recipe(recipe, config.isa, config.pool.clone())? })
+        let count = mlp.linears().count();
+        let judge = config.budget.map(|budget| Judge::new(budget, mlp)).transpose()?;
+        match config.formats {
+            Formats::Same(format) => {
+                let mut formats = vec![format; count];
+                set_layers(config, &mut formats)?;
+                let built = engine(&formats)?;
+                if let Some(judge) = judge {
+                    let accuracy = judge.accuracy(&built)?;
+                    if !judge.allows(accuracy) {
+                        return Err(judge.refusal(accuracy, worst(&judge, &formats, engine)?));
+                    }
+                }
+                Ok(built)
+            }
+            Formats::Measured(auto) => {
+                let (formats, choice) = choose(inputs, &blocks, auto, config, judge.as_ref())?;
+                Ok(Self { choice: Some(choice), ..engine(&formats)? })
+            }
+        }
     }
 
     /// Packs what was built or loaded.
@@ -149,14 +165,7 @@ impl<F: Element> Engine<F> {
                 exit: None,
                 blocks: whole.blocks[..=end].to_vec(),
             };
-            let part = Self::from_recipe(recipe, self.machine.isa, self.machine.pool.clone())?;
-            let mut out = Array2::zeros((x.nrows(), part.outputs()));
-            let x: Vec<F> = x.iter().copied().collect();
-            let codes = part.encode(&x);
-            let x = if part.entry().is_some() { Batch::Codes(&codes) } else { Batch::Float(&x) };
-            let out_slice = out.as_slice_mut().unwrap_or_default();
-            part.run(x, BatchMut::Float(out_slice), &mut part.workspace(CHUNK))?;
-            Ok(out)
+            Self::from_recipe(recipe, self.machine.isa, self.machine.pool.clone())?.numbers(x)
         };
         ends.map(|(end, _)| part(end)).collect()
     }

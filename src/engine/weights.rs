@@ -14,7 +14,7 @@ use super::format::Format;
 use crate::error::{Error, Result};
 use crate::float::Float;
 use crate::kernel::distinct;
-use crate::quantize::{PaletteQuantizer, RangeMethod, Scheme, UniformQuantizer};
+use crate::quantize::{GptqQuantizer, PaletteQuantizer, RangeMethod, Scheme, UniformQuantizer};
 use crate::traits::{Compressed, Compressor};
 
 /// Codes and the scale of each output.
@@ -27,12 +27,13 @@ pub(super) struct WeightCodes {
 /// A bias of more codes than this enlarges the scale: the sum of products keeps as much room.
 const LARGEST_BIAS: f32 = (1 << 30) as f32;
 
-/// Quantizes weights `[outputs, inputs]` one output at a time.
+/// Quantizes weights `[outputs, inputs]` one output at a time; with typical `rows` of inputs and a damping, by GPTQ.
 pub(super) fn quantize_weights<F: Float>(
     weight: &[F],
     outputs: usize,
     inputs: usize,
     format: Format,
+    gptq: Option<(ArrayView2<'_, f32>, f64)>,
 ) -> Result<WeightCodes> {
     // In f32, as the scales are: what a runtime would see.
     let narrow: Vec<f32> = weight.iter().map(|w| w.as_f64() as f32).collect();
@@ -43,7 +44,10 @@ pub(super) fn quantize_weights<F: Float>(
     } else {
         UniformQuantizer::new(Scheme::int8_symmetric_127().per_channel(0))
     };
-    let tensor = quantizer.compress(view)?;
+    let tensor = match gptq {
+        Some((rows, damping)) => GptqQuantizer::new(quantizer, rows, damping)?.compress(view)?,
+        None => quantizer.compress(view)?,
+    };
     let packed = tensor.packed();
     let codes = packed.to_i8().unwrap_or_else(|| packed.iter().map(|code| code as i8).collect());
     Ok(WeightCodes { codes, scale: tensor.scales().to_vec() })
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn an_output_without_weights_keeps_its_bias() {
         let weight = [0.0f32, 0.0, 1.0, -1.0];
-        let mut weights = quantize_weights(&weight, 2, 2, Format::Int8).unwrap();
+        let mut weights = quantize_weights(&weight, 2, 2, Format::Int8, None).unwrap();
         let bias = [0.123_456_f32, 0.5];
         weights.make_room(&weight, &bias, 2, 0.25);
         let codes = weights.bias_codes(&bias, 0.25);
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn a_bias_beyond_thirty_bits_enlarges_the_scale() {
         let weight = [1e-7f32, -1e-7];
-        let mut weights = quantize_weights(&weight, 1, 2, Format::Int8).unwrap();
+        let mut weights = quantize_weights(&weight, 1, 2, Format::Int8, None).unwrap();
         weights.make_room(&weight, &[5.0f32], 2, 0.01);
         let bias = weights.bias_codes(&[5.0f32], 0.01)[0];
         assert!((1 << 29..=1 << 30).contains(&bias), "{bias}");
@@ -174,7 +178,7 @@ mod tests {
         for format in [Format::Int8, Format::Int4, Format::SparseInt8] {
             for decayed in [1e-30f32, 1e-36, 1e-37, 1e-40, 1e-45] {
                 let weight = [decayed, -decayed, 1.0, -1.0];
-                let mut weights = quantize_weights(&weight, 2, 2, format).unwrap();
+                let mut weights = quantize_weights(&weight, 2, 2, format, None).unwrap();
                 let bias = [0.3f32, 0.1];
                 weights.make_room(&weight, &bias, 2, 4.0);
                 let back = weights.bias_codes(&bias, 4.0)[0] as f32 * (4.0 * weights.scale[0]);

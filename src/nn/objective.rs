@@ -212,21 +212,45 @@ pub fn evaluate_with<F: Float>(
     workspace: &mut Workspace<F>,
 ) -> Result<Evaluation> {
     let mut batches = data.batches(CHUNK)?;
-    let (mut loss, mut right) = (0.0, None);
+    let mut tally = Tally::default();
     while let Some(batch) = batches.next_batch() {
         let outputs = mlp.predict_with(batch.inputs, workspace)?;
-        let mean = match batch.targets {
-            TargetsView::Labels(labels) => {
-                check_labels(outputs.view(), labels)?;
-                let hits = predictions(outputs.view()).iter().zip(labels).filter(|(a, b)| a == b).count();
-                right = Some(right.unwrap_or(0) + hits);
-                cross_entropy(outputs.view(), labels)?.0
-            }
-            TargetsView::Values(values) => mse(outputs.view(), values)?.0,
-        };
-        loss += mean.as_f64() * batch.rows.len() as f64;
+        tally.add(outputs.view(), batch.targets)?;
         workspace.recycle(outputs);
     }
-    let rows = data.rows() as f64;
-    Ok(Evaluation { loss: loss / rows, accuracy: right.map(|right| right as f64 / rows) })
+    Ok(tally.evaluation())
+}
+
+/// What a network says of the batches of a data set, added up.
+#[derive(Default)]
+pub(crate) struct Tally {
+    rows: usize,
+    loss: f64,
+    right: Option<usize>,
+}
+
+impl Tally {
+    pub(crate) fn add<F: Float>(
+        &mut self,
+        outputs: ArrayView2<'_, F>,
+        targets: TargetsView<'_, F>,
+    ) -> Result<()> {
+        let mean = match targets {
+            TargetsView::Labels(labels) => {
+                check_labels(outputs, labels)?;
+                let hits = predictions(outputs).iter().zip(labels).filter(|(a, b)| a == b).count();
+                self.right = Some(self.right.unwrap_or(0) + hits);
+                cross_entropy(outputs, labels)?.0
+            }
+            TargetsView::Values(values) => mse(outputs, values)?.0,
+        };
+        self.loss += mean.as_f64() * outputs.nrows() as f64;
+        self.rows += outputs.nrows();
+        Ok(())
+    }
+
+    pub(crate) fn evaluation(self) -> Evaluation {
+        let rows = self.rows as f64;
+        Evaluation { loss: self.loss / rows, accuracy: self.right.map(|right| right as f64 / rows) }
+    }
 }
