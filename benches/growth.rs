@@ -19,7 +19,7 @@ use std::time::Instant;
 use ndarray::{Array1, Array2};
 use plot::{Line, Plot};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
-use trimnet::kernel::Pool;
+use trimnet::kernel::{Isa, Pool};
 use trimnet::nn::{Adam, CrossEntropy, Dataset, Mlp, Trainer};
 use trimnet::normalize::BatchNorm;
 use trimnet::prune::{MagnitudePruner, Pruner};
@@ -44,17 +44,28 @@ fn main() -> Done {
         println!("{}", line.summary());
     }
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let command = "cargo bench --bench growth";
-    let plot = Plot { title: "time per number, one thread", x: "numbers", y: "ns per number", command };
+    let about = about();
+    let plot = Plot { title: "time per number, one thread", x: "numbers", y: "ns per number", about: &about };
     std::fs::write(docs.join("growth-elements.svg"), plot.svg(&elements))?;
     let plot = Plot {
         title: "time of an epoch",
         x: "rows, or parameters",
         y: "ns per row, or per 1,000 rows and parameter",
-        command,
+        about: &about,
     };
     std::fs::write(docs.join("growth-training.svg"), plot.svg(&[rows, widths]))?;
     Ok(())
+}
+
+/// What was run, where, and when.
+fn about() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let machine = name.map_or("unknown processor", |(_, name)| name);
+    let date = std::process::Command::new("date").arg("+%F").output();
+    let date =
+        date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default();
+    format!("cargo bench --bench growth; {machine}, {}, {date}", Isa::best())
 }
 
 /// The shortest of several calls, in nanoseconds; small work is repeated within one.

@@ -8,9 +8,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use common::number;
+use common::{command_line, number};
 use indicatif::{ProgressBar, ProgressStyle};
-use lexopt::{Arg, Parser};
+use lexopt::Arg;
 use trimnet::io::checkpoint::{
     Action, Checkpoint, CheckpointReport, Options, Plan, Progress, Recipe, compress_shard, merge,
 };
@@ -53,7 +53,7 @@ enum Step {
 fn arguments() -> Result<Option<Args>, lexopt::Error> {
     let (mut places, mut recipe) = (Vec::new(), None);
     let (mut options, mut step, mut json) = (Options::default(), Step::All, false);
-    let mut parser = Parser::from_env();
+    let mut parser = command_line();
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("recipe") => recipe = Some(parser.value()?.into()),

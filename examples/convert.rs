@@ -3,11 +3,14 @@
 //! `cargo run --release --features onnx,gguf --example convert -- IN OUT`, the formats by the ends of the names: `.trim`,
 //! `.onnx`, `.safetensors` and `.gguf`. Exit codes: 0 done, 1 the conversion failed, 2 the command line is wrong.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use common::command_line;
 use indicatif::ProgressBar;
-use lexopt::{Arg, Parser, ValueExt};
+use lexopt::{Arg, ValueExt};
 use ndarray::Array2;
 use trimnet::engine::{Calibrator, Target};
 use trimnet::io::gguf::{Gguf, GgufType};
@@ -60,7 +63,7 @@ impl Args {
     fn parse() -> Result<Self, Failure> {
         let mut args = Self::default();
         let mut files = Vec::new();
-        let mut parser = Parser::from_env();
+        let mut parser = command_line();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("int8") => args.int8 = true,

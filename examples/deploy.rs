@@ -1,6 +1,6 @@
 //! From a trained network to one that serves: build, save, load, answer requests, and measure all of it.
 //! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|int4|dynamic|f32|latency|bytes --gptq DAMPING
-//! --requests N --threads N --seconds S]`
+//! --budget POINTS --sweep --requests N --threads N --seconds S]`
 
 mod common;
 
@@ -8,13 +8,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Data, Done, Progress, number};
-use lexopt::{Arg, Parser, ValueExt};
+use common::{Data, Done, Progress, command_line, number};
+use lexopt::{Arg, ValueExt};
 use trimnet::Error;
 use trimnet::engine::{Auto, Config, Engine, Format};
-use trimnet::nn::{Adam, CrossEntropy, LearningRate, Mlp, Trainer, metrics};
+use trimnet::nn::{Adam, CrossEntropy, Dataset, LearningRate, Mlp, Trainer, metrics};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-use trimnet::report::report;
+use trimnet::report::{Sensitivity, Treatment, report};
 
 const STEPS: usize = 5000;
 
@@ -24,6 +24,8 @@ struct Args {
     out: PathBuf,
     format: String,
     gptq: Option<f64>,
+    budget: Option<f64>,
+    sweep: bool,
     requests: usize,
     threads: usize,
     seconds: f64,
@@ -37,11 +39,13 @@ impl Args {
             out: "engine.trim".into(),
             format: "int8".into(),
             gptq: None,
+            budget: None,
+            sweep: false,
             requests: 10_000,
             threads: 16,
             seconds: 1.0,
         };
-        let mut parser = Parser::from_env();
+        let mut parser = command_line();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("data") => args.data = parser.value()?.into(),
@@ -49,16 +53,15 @@ impl Args {
                 Arg::Long("out") => args.out = parser.value()?.into(),
                 Arg::Long("format") => args.format = parser.value()?.string()?,
                 Arg::Long("gptq") => args.gptq = Some(number(&mut parser, "--gptq")?),
+                Arg::Long("budget") => args.budget = Some(number(&mut parser, "--budget")?),
+                Arg::Long("sweep") => args.sweep = true,
                 Arg::Long("requests") => args.requests = number(&mut parser, "--requests")?,
                 Arg::Long("threads") => {
                     args.threads = number::<NonZeroUsize>(&mut parser, "--threads")?.get()
                 }
                 Arg::Long("seconds") => args.seconds = number(&mut parser, "--seconds")?,
                 Arg::Long("help") | Arg::Short('h') => {
-                    println!(
-                        "Builds an engine, saves it, loads it, and serves requests.\n\noptions: --data DIR  --load FILE  \
-                         --out FILE  --format {FORMATS}  --gptq DAMPING  --requests N  --threads N  --seconds S"
-                    );
+                    println!("{}", help());
                     std::process::exit(0);
                 }
                 _ => return Err(arg.unexpected()),
@@ -66,9 +69,35 @@ impl Args {
         }
         // What is wrong is told before anything is trained.
         config(&args.format)?;
+        let checked = |option: &str, value: Option<f64>, most: f64| match value {
+            Some(value) if !(0.0..=most).contains(&value) => {
+                Err(format!("{option} {value}: allowed is 0 to {most}"))
+            }
+            _ => Ok(()),
+        };
+        checked("--gptq", args.gptq, 1.0)?;
+        checked("--budget", args.budget, 100.0)?;
         Duration::try_from_secs_f64(args.seconds).map_err(|e| format!("--seconds {}: {e}", args.seconds))?;
         Ok(args)
     }
+}
+
+/// What the options are for.
+fn help() -> String {
+    format!(
+        "Trains or loads a network, builds an engine, saves it, loads it, and serves requests.\n
+  --data DIR        images as IDX files (default: the digits that travel with the repository)
+  --load FILE       a network instead of training one
+  --out FILE        where the engine is saved (default: engine.trim)
+  --format WORD     {FORMATS} (default: int8)
+  --gptq DAMPING    rounds weights by what they are multiplied by; 0.01 is usual, 0 means no
+  --budget POINTS   percentage points of accuracy that may be lost on images held out of training; formats that are
+                    chosen by latency or bytes are searched within it, others refused beyond it
+  --sweep           first tells what each layer loses, compressed alone in several ways
+  --requests N      requests to serve (default: 10000)
+  --threads N       threads that share the engine (default: 16)
+  --seconds S       for so long (default: 1)"
+    )
 }
 
 const FORMATS: &str = "int8|int4|dynamic|f32|latency|bytes";
@@ -89,19 +118,29 @@ fn config<'a>(format: &str) -> Result<Config<'a, f32>, lexopt::Error> {
 fn main() -> Done {
     let args = Args::parse()?;
     let data = Data::read(&args.data)?;
+    // To judge what is lost, a sixth of the images is neither trained nor tested on.
+    let judged = args.sweep || args.budget.is_some();
+    let (train, judges) =
+        if judged { data.train.split(1.0 / 6.0, 3)? } else { (data.train.clone(), data.train.clone()) };
     let mlp = match &args.load {
         Some(path) => Mlp::load(path)?,
-        None => train(&data)?,
+        None => trained(&train, data.classes)?,
     };
 
-    // Some hundred typical inputs tell the ranges of activations.
-    let rows: Vec<usize> = (0..data.train.rows().min(1000)).collect();
-    let typical = data.train.select(&rows)?;
-    let begin = Instant::now();
+    // Some hundred typical inputs tell the ranges of activations; others judge what was lost.
+    let rows: Vec<usize> = (0..train.rows().min(1000)).collect();
+    let typical = train.select(&rows)?;
     let mut config = config(&args.format)?.with_calibration(typical.inputs());
-    if let Some(damping) = args.gptq {
+    if let Some(damping) = args.gptq.filter(|&damping| damping > 0.0) {
         config = config.with_gptq(damping);
     }
+    if args.sweep {
+        println!("{}\n", Sensitivity::sweep(&mlp, &config, &judges, &Treatment::USUAL)?);
+    }
+    if let Some(points) = args.budget {
+        config = config.with_accuracy_budget(&judges, points / 100.0);
+    }
+    let begin = Instant::now();
     let engine = Engine::build(&mlp, &config)?;
     println!("built in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
 
@@ -128,16 +167,16 @@ fn failed(what: &'static str, reason: String) -> trimnet::Result<()> {
     Err(Error::Unsupported { what, reason })
 }
 
-fn train(data: &Data) -> trimnet::Result<Mlp<f32>> {
-    let (inputs, batch) = (data.train.features(), if data.train.rows() < 10_000 { 32 } else { 128 });
+fn trained(train: &Dataset<f32>, classes: usize) -> trimnet::Result<Mlp<f32>> {
+    let (inputs, batch) = (train.features(), if train.rows() < 10_000 { 32 } else { 128 });
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     let mlp = Mlp::builder(inputs).linear(300).batch_norm().relu().dropout(0.2).linear(100).relu();
-    let mut mlp = mlp.linear(data.classes).build::<f32>(&mut rng)?;
-    let epochs = data.epochs(STEPS, batch);
+    let mut mlp = mlp.linear(classes).build::<f32>(&mut rng)?;
+    let epochs = (STEPS * batch).div_ceil(train.rows());
     let rate = LearningRate::cosine(0.002, 0.0, epochs as f64)?;
     let trainer = Trainer::new(epochs, batch)?.with_seed(1).with_learning_rate(rate);
     let mut bar = Progress::new("training", epochs);
-    trainer.fit(&mut mlp, &mut CrossEntropy, &data.train, None, &mut Adam::new(), &mut [&mut bar])?;
+    trainer.fit(&mut mlp, &mut CrossEntropy, train, None, &mut Adam::new(), &mut [&mut bar])?;
     drop(bar);
     Ok(mlp)
 }

@@ -6,8 +6,8 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Data, Done, Failure, percent, print_table};
-use lexopt::{Arg, Parser, ValueExt};
+use common::{Data, Done, Failure, command_line, percent, print_table};
+use lexopt::{Arg, ValueExt};
 use serde_json::{Value, json};
 use trimnet::engine::Engine;
 use trimnet::io::trim::{TrimReport, tensors_from_bytes};
@@ -28,7 +28,7 @@ struct Args {
 impl Args {
     fn parse() -> Result<Self, Failure> {
         let (mut file, mut data, mut json) = (None, None, false);
-        let mut parser = Parser::from_env();
+        let mut parser = command_line();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Value(path) if file.is_none() => file = Some(path.into()),

@@ -1,5 +1,8 @@
 //! Prunes one weight matrix by several rules and shows what each leaves: `cargo run --release --example prune`
 
+mod common;
+
+use common::{Args, Done};
 use ndarray::{Array2, Ix2};
 use trimnet::Compressed;
 use trimnet::prune::{MagnitudePruner, NmPruner, Pruner, Scope, Selection, StructuredPruner, score};
@@ -16,7 +19,11 @@ fn trained_like() -> Array2<f32> {
     normal * used
 }
 
-fn main() -> Result<(), trimnet::Error> {
+fn main() -> Done {
+    Args::parse(
+        "Prunes one weight matrix by several rules and shows what each leaves. It takes no options.",
+        &[],
+    )?;
     let weights = trained_like();
     let dense_bytes = 4 * weights.len();
     println!("dense: {} weights, {dense_bytes} bytes", weights.len());

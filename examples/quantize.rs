@@ -1,5 +1,8 @@
 //! Quantizes one weight matrix by several schemes and shows what each costs: `cargo run --release --example quantize`
 
+mod common;
+
+use common::{Args, Done};
 use ndarray::Array2;
 use trimnet::prune::score;
 use trimnet::quantize::{RangeMethod, Scheme, UniformQuantizer};
@@ -16,7 +19,11 @@ fn trained_like() -> Array2<f32> {
     normal * strength * outliers
 }
 
-fn main() -> Result<(), trimnet::Error> {
+fn main() -> Done {
+    Args::parse(
+        "Quantizes one weight matrix by several schemes and shows what each costs. It takes no options.",
+        &[],
+    )?;
     let weights = trained_like();
     println!("dense: {} weights, {} bytes", weights.len(), 4 * weights.len());
     println!(

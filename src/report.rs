@@ -7,6 +7,8 @@
 //!
 //! Sizes come from the encoded file, times from clocks on this machine; nothing is derived from counting operations.
 
+pub mod sensitivity;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ use crate::error::{Error, Result};
 use crate::io::trim::{Limits, TrimReport};
 use crate::nn::metrics::accuracy;
 use crate::nn::{Dataset, Mlp};
+use crate::quantize::QuantParams;
+
+pub use sensitivity::{Sensitivity, Treatment, Trial};
 
 /// Where bytes of a file went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +88,12 @@ pub struct LayerReport {
 pub struct Report {
     /// Linear layers, first to last.
     pub layers: Vec<LayerReport>,
+    /// Scale and zero point of the codes that go in; none if numbers do.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub entry: Option<QuantParams<f32>>,
+    /// Scale and zero point of the codes that come out; none if numbers do.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub exit: Option<QuantParams<f32>>,
     /// Parameters of the network, and of the engine.
     pub parameters: (usize, usize),
     /// Bytes of the engine's file.
@@ -141,15 +152,10 @@ const SPARSE: f64 = 0.3;
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] if network, engine and data do not fit; [`Error::Empty`] without data; [`Error::Unsupported`] for an engine
-/// that gives codes.
+/// [`Error::Shape`] if network, engine and data do not fit; [`Error::Empty`] without data.
 pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -> Result<Report> {
     if data.rows() == 0 {
         return Err(Error::Empty { what: "the data of the report" });
-    }
-    if engine.exit().is_some() {
-        let reason = "build it with Io::Float at the exit: errors are measured in numbers".to_string();
-        return Err(Error::Unsupported { what: "the report of an engine that gives codes", reason });
     }
     let config = Config::new(Format::Dense).with_isa(engine.isa()).with_pool(engine.pool().clone());
     let dense = Engine::build(mlp, &config)?;
@@ -203,6 +209,8 @@ pub fn report<F: Element>(mlp: &Mlp<F>, engine: &Engine<F>, data: &Dataset<F>) -
         None => None,
     };
     Ok(Report {
+        entry: engine.entry(),
+        exit: engine.exit(),
         parameters: (mlp.parameters(), layers.iter().map(|layer| layer.parameters).sum()),
         layers,
         bytes: total,
@@ -305,6 +313,13 @@ impl fmt::Display for Report {
             self.sqnr_db
         )?;
         writeln!(f)?;
+        let ends = |params: Option<QuantParams<f32>>| match params {
+            Some(QuantParams { scale, zero_point }) => {
+                format!("u8 codes of scale {scale:e} and zero point {zero_point}")
+            }
+            None => "numbers".to_string(),
+        };
+        writeln!(f, "in, out      {}; {}", ends(self.entry), ends(self.exit))?;
         writeln!(f, "parameters   {} -> {}", self.parameters.0, self.parameters.1)?;
         let (before, after) = self.file_bytes;
         let ratio = before as f64 / after.max(1) as f64;
@@ -354,7 +369,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Auto;
+    use crate::engine::{Auto, Io};
     use ndarray::Array2;
     use rand::SeedableRng;
     use rand::rngs::Xoshiro256PlusPlus;
@@ -402,6 +417,23 @@ mod tests {
             let text = serde_json::to_string(&report).unwrap();
             assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report, "{text}");
         }
+    }
+
+    #[test]
+    fn codes_at_the_ends_are_told_with_their_scales() {
+        let (mlp, data) = example();
+        let config = Config::new(Format::Int8).with_calibration(data.inputs());
+        let numbers = report(&mlp, &Engine::build(&mlp, &config).unwrap(), &data).unwrap();
+        assert!(numbers.to_string().contains("in, out      numbers; numbers"));
+        let engine = Engine::build(&mlp, &config.with_io(Io::Codes, Io::Codes)).unwrap();
+        let report = report(&mlp, &engine, &data).unwrap();
+        assert_eq!((report.entry, report.exit), (engine.entry(), engine.exit()));
+        let scale = engine.exit().unwrap().scale;
+        let text = report.to_string();
+        assert!(text.contains(&format!("u8 codes of scale {scale:e}")), "{text}");
+        // The codes of the output are a little noisier than its numbers.
+        assert!(report.sqnr_db > 20.0 && report.sqnr_db < numbers.sqnr_db, "{text}");
+        assert_eq!(report.bytes.total(), engine.to_bytes().len());
     }
 
     #[test]

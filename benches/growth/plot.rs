@@ -44,7 +44,7 @@ pub struct Plot<'a> {
     pub title: &'a str,
     pub x: &'a str,
     pub y: &'a str,
-    pub command: &'a str,
+    pub about: &'a str,
 }
 
 const WIDTH: f64 = 720.0;
@@ -109,7 +109,7 @@ impl Plot<'_> {
         put(format!(
             "<text x=\"{RIGHT}\" y=\"{}\" text-anchor=\"end\" fill=\"#777\">{}</text>",
             HEIGHT - 8.0,
-            self.command
+            self.about
         ));
         svg.push_str("</svg>\n");
         svg

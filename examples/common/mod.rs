@@ -60,7 +60,7 @@ impl Args {
     pub fn parse(about: &str, options: &[&str]) -> Result<Self, lexopt::Error> {
         let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/digits");
         let mut args = Self { data: digits, seed: 1, json: false, out: "compressed".into() };
-        let mut parser = Parser::from_env();
+        let mut parser = command_line();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long(option) if option != "help" && !options.contains(&option) => {
@@ -87,6 +87,19 @@ impl Args {
     pub fn rng(&self, stream: u64) -> Xoshiro256PlusPlus {
         Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_mul(1000).wrapping_add(stream))
     }
+}
+
+/// The words of the command line. From here on the program ends quietly where `println!` would panic because nobody reads its
+/// output any more (`| head`).
+pub fn command_line() -> Parser {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref::<String>().is_some_and(|message| message.contains("Broken pipe")) {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
+    Parser::from_env()
 }
 
 /// The value of an option, or an error that names it.

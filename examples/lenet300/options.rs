@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::common::number;
-use lexopt::{Arg, Parser, ValueExt};
+use super::common::{command_line, number};
+use lexopt::{Arg, ValueExt};
 
 const HELP: &str = "\
 Trains a network on MNIST and squeezes it into some kilobytes, reads the file again and measures its test error.
@@ -130,7 +130,7 @@ impl Options {
         let (mut hidden, mut keep, mut l1, mut group, mut dropout) = (None, None, None, None, None);
         let mut teacher = None;
         let (mut pictures, mut draw, mut front) = (None, None, None);
-        let mut parser = Parser::from_env();
+        let mut parser = command_line();
         while let Some(arg) = parser.next()? {
             match arg {
                 Arg::Long("data") => data = parser.value()?.into(),

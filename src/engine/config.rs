@@ -195,6 +195,21 @@ impl<'a, F> Config<'a, F> {
         self
     }
 
+    /// One linear layer in `format`, all others as they are, numbers in and out.
+    pub(crate) fn with_one_layer(&self, layer: usize, format: Format) -> Self
+    where
+        F: Clone,
+    {
+        Self {
+            formats: Formats::Same(Format::Dense),
+            layers: vec![(layer, format)],
+            input: Io::Float,
+            output: Io::Float,
+            budget: None,
+            ..self.clone()
+        }
+    }
+
     /// The floor of a format that may be chosen.
     pub(super) fn floor_db(&self) -> f64 {
         let without = if self.budget.is_some() { f64::NEG_INFINITY } else { 30.0 };

@@ -8,7 +8,8 @@
 //! by hand    the same step by step                                 Mlp::forward, Mlp::backward, Optimizer::step
 //! compress   masks, sharing, codes and averages while it trains    GradualPruning, WeightSharing, StraightThrough,
 //!                                                                  AnnealedPenalty, WeightAverage: each a Callback
-//! cut        dead neurons out, batch norms into their neighbours   Mlp::prune_neurons, Mlp::shrink, Mlp::fold_batch_norm
+//! cut        dead neurons out, batch norms into their neighbours   Mlp::prune_neurons, Mlp::prune_neurons_to, Mlp::shrink,
+//!                                                                  Mlp::fold_batch_norm
 //! estimate   batch norms again, after weights changed              Mlp::estimate_batch_norms
 //! measure    loss, accuracy, confusion                             evaluate, metrics
 //! ```
@@ -46,6 +47,7 @@ pub mod sgd;
 pub mod sharing;
 pub mod shrink;
 pub mod straight_through;
+pub mod target;
 pub mod trainer;
 pub mod workspace;
 
@@ -75,5 +77,6 @@ pub use sgd::{Momentum, Sgd};
 pub use sharing::{SharedGradient, WeightSharing};
 pub use shrink::{ShrinkReport, ShrunkLayer};
 pub use straight_through::StraightThrough;
+pub use target::{SizeTarget, TargetReport};
 pub use trainer::{EarlyStopping, Trainer, Watch};
 pub use workspace::Workspace;
