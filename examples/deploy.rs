@@ -1,6 +1,6 @@
 //! From a trained network to one that serves: build, save, load, answer requests, and measure all of it.
 //! `cargo run --release --example deploy [-- --data DIR --load FILE --out FILE --format int8|int4|dynamic|f32|latency|bytes --gptq DAMPING
-//! --budget POINTS --sweep --requests N --threads N --seconds S]`
+//! --budget POINTS --sweep --seed N --requests N --threads N --seconds S]`
 
 mod common;
 
@@ -26,6 +26,7 @@ struct Args {
     gptq: Option<f64>,
     budget: Option<f64>,
     sweep: bool,
+    seed: u64,
     requests: usize,
     threads: usize,
     seconds: f64,
@@ -41,6 +42,7 @@ impl Args {
             gptq: None,
             budget: None,
             sweep: false,
+            seed: 1,
             requests: 10_000,
             threads: 16,
             seconds: 1.0,
@@ -55,6 +57,7 @@ impl Args {
                 Arg::Long("gptq") => args.gptq = Some(number(&mut parser, "--gptq")?),
                 Arg::Long("budget") => args.budget = Some(number(&mut parser, "--budget")?),
                 Arg::Long("sweep") => args.sweep = true,
+                Arg::Long("seed") => args.seed = number(&mut parser, "--seed")?,
                 Arg::Long("requests") => args.requests = number(&mut parser, "--requests")?,
                 Arg::Long("threads") => {
                     args.threads = number::<NonZeroUsize>(&mut parser, "--threads")?.get()
@@ -94,6 +97,7 @@ fn help() -> String {
   --budget POINTS   percentage points of accuracy that may be lost on images held out of training; formats that are
                     chosen by latency or bytes are searched within it, others refused beyond it
   --sweep           first tells what each layer loses, compressed alone in several ways
+  --seed N          decides everything random (default: 1)
   --requests N      requests to serve (default: 10000)
   --threads N       threads that share the engine (default: 16)
   --seconds S       for so long (default: 1)"
@@ -124,7 +128,7 @@ fn main() -> Done {
         if judged { data.train.split(1.0 / 6.0, 3)? } else { (data.train.clone(), data.train.clone()) };
     let mlp = match &args.load {
         Some(path) => Mlp::load(path)?,
-        None => trained(&train, data.classes)?,
+        None => trained(&train, data.classes, args.seed)?,
     };
 
     // Some hundred typical inputs tell the ranges of activations; others judge what was lost.
@@ -167,14 +171,14 @@ fn failed(what: &'static str, reason: String) -> trimnet::Result<()> {
     Err(Error::Unsupported { what, reason })
 }
 
-fn trained(train: &Dataset<f32>, classes: usize) -> trimnet::Result<Mlp<f32>> {
+fn trained(train: &Dataset<f32>, classes: usize, seed: u64) -> trimnet::Result<Mlp<f32>> {
     let (inputs, batch) = (train.features(), if train.rows() < 10_000 { 32 } else { 128 });
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mlp = Mlp::builder(inputs).linear(300).batch_norm().relu().dropout(0.2).linear(100).relu();
     let mut mlp = mlp.linear(classes).build::<f32>(&mut rng)?;
     let epochs = (STEPS * batch).div_ceil(train.rows());
     let rate = LearningRate::cosine(0.002, 0.0, epochs as f64)?;
-    let trainer = Trainer::new(epochs, batch)?.with_seed(1).with_learning_rate(rate);
+    let trainer = Trainer::new(epochs, batch)?.with_seed(seed).with_learning_rate(rate);
     let mut bar = Progress::new("training", epochs);
     trainer.fit(&mut mlp, &mut CrossEntropy, train, None, &mut Adam::new(), &mut [&mut bar])?;
     drop(bar);
