@@ -75,6 +75,16 @@ impl Isa {
         }
     }
 
+    /// The set for loops that look numbers up in tables: compiled for AVX-512, each look-up of sixteen is a gather, which took up to
+    /// twice as long as sixteen loads (Zen 5).
+    pub(crate) fn for_tables(self) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(cpu) => Self::Avx2(cpu.narrow()),
+            other => other,
+        }
+    }
+
     /// A short name for reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -53,6 +53,11 @@ pub trait Real:
         inside: &mut Vec<Self>,
     ) -> (usize, usize);
 
+    /// How many of the `bounds`, which ascend and the last of which is infinity, are below each of `x`; NaN is above none. Returns how many
+    /// numbers that were from the beginning of `x` (the rest is left to the caller).
+    #[doc(hidden)]
+    fn count_below(isa: Isa, x: &[Self], bounds: &[Self; 16], counts: &mut [u8]) -> usize;
+
     /// Writes groups of four without the `surplus` lowest magnitudes of each, of equal ones the first; NaN ranks above
     /// infinity. Returns how many numbers that were from the beginning of `x` (the rest is left to the caller), and how
     /// many of them are NaN.
@@ -79,7 +84,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -130,6 +135,17 @@ macro_rules! real {
                 }
             }
 
+            fn count_below(isa: Isa, x: &[Self], bounds: &[Self; 16], counts: &mut [u8]) -> usize {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) => cpu.$below(x, bounds, counts),
+                    _ => {
+                        let _ = (x, bounds, counts);
+                        0
+                    }
+                }
+            }
+
             fn keep_of_fours(isa: Isa, x: &[Self], out: &mut [Self], surplus: u32) -> (usize, usize) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -170,12 +186,38 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, between_f32, fours_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, fours_f64, avx2: 6, avx512: 6);
+real!(f32, 12_582_912.0, run_f32, between_f32, below_f32, fours_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, below_f64, fours_f64, avx2: 6, avx512: 6);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_set_counts_the_bounds_below_a_number() {
+        fn check<F: Real + From<f32>>() {
+            let mut bounds = [F::INFINITY; 16];
+            // Equal ones, both infinities and some room.
+            let some = [f32::NEG_INFINITY, -2.0, -1.0, -1.0, 0.0, 0.25, 3.0, 3.0, 3.0, 8.0, 9.0];
+            bounds.iter_mut().zip(some).for_each(|(to, x)| *to = F::from(x));
+            let mut edges: Vec<F> = some.into_iter().map(F::from).collect();
+            edges.extend([f32::INFINITY, f32::NAN, f32::MIN, f32::MAX, -0.0, 0.1, 2.9, 8.5].map(F::from));
+            for isa in Isa::available() {
+                for length in 0..=200 {
+                    let x: Vec<F> = (0..length).map(|i| edges[i * 7 % edges.len()]).collect();
+                    let mut counts = vec![77; length];
+                    let done = F::count_below(isa, &x, &bounds, &mut counts);
+                    assert!(done <= length);
+                    for (at, (x, &count)) in x.iter().zip(&counts).enumerate() {
+                        let below = bounds.iter().filter(|bound| x > bound).count();
+                        assert_eq!(usize::from(count), if at < done { below } else { 77 }, "{isa} {at}");
+                    }
+                }
+            }
+        }
+        check::<f32>();
+        check::<f64>();
+    }
 
     #[test]
     fn an_index_is_cut_and_stays_in_its_range() {

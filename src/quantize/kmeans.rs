@@ -290,25 +290,26 @@ impl<F: Float, const WIDE: bool> Work for Count<'_, F, WIDE> {
             false => ((x - min) * per_unit).index(LAST) as u32,
             true => ((x * half - min * half) * (per_unit * two)).index(LAST) as u32,
         };
-        let (mut table, mut steps) = ([0u64; BINS], [0u32; CHUNK]);
-        let add = |table: &mut [u64; BINS], step: u32| {
-            table[(step >> FRACTION) as usize % BINS] += ONE + u64::from(step & ((1 << FRACTION) - 1));
-        };
+        // What a number adds, and where.
+        let part = |step: u32| ONE + u64::from(step & ((1 << FRACTION) - 1));
+        let mut table = [0u64; BINS];
+        let (mut places, mut parts) = ([0u32; CHUNK], [0u64; CHUNK]);
         for batch in values.chunks(BATCH) {
             let (chunks, rest) = batch.as_chunks::<CHUNK>();
             for (at, values) in chunks.iter().enumerate() {
                 chunks.get(at + AHEAD).inspect(|soon| fetch(*soon));
+                // Both by vectors, so that one addition for each number is left.
                 for i in 0..CHUNK {
-                    steps[i] = step(values[i]);
+                    let step = step(values[i]);
+                    (places[i], parts[i]) = (step >> FRACTION, part(step));
                 }
-                // One load for two.
-                for &[a, b] in steps.as_chunks().0 {
-                    let both = u64::from(a) | u64::from(b) << 32;
-                    add(&mut table, both as u32);
-                    add(&mut table, (both >> 32) as u32);
+                for i in 0..CHUNK {
+                    table[places[i] as usize % BINS] += parts[i];
                 }
             }
-            rest.iter().for_each(|&x| add(&mut table, step(x)));
+            for &x in rest {
+                table[(step(x) >> FRACTION) as usize % BINS] += part(step(x));
+            }
             for (bin, sum) in bins.iter_mut().zip(&mut table) {
                 *bin = (bin.0 + *sum / ONE, bin.1 + *sum % ONE);
                 *sum = 0;

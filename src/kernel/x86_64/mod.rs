@@ -6,6 +6,7 @@
 use crate::kernel::elementwise::Work;
 use crate::kernel::{Isa, Streams, fetch_ahead};
 
+mod below;
 mod between;
 mod fours;
 mod int8;
@@ -67,6 +68,11 @@ impl Avx2 {
 }
 
 impl Avx512 {
+    /// The smaller set, which every such processor has.
+    pub(super) fn narrow(self) -> Avx2 {
+        Avx2(())
+    }
+
     /// Runs `work` compiled for this instruction set.
     pub(super) fn with<W: Work>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
