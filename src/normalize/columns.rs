@@ -10,6 +10,7 @@
 //! `sqrt(rows)` deviations, a second pass has its center at the mean that the first found.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::float::Float;
@@ -17,12 +18,16 @@ use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Rows of which sums are taken in registers.
+/// Rows of which sums are taken in registers, and on AVX-512.
 const DEEP: usize = 4;
-/// How many columns ahead numbers are asked for.
+const DEEP_WIDE: usize = 8;
+/// How many columns ahead numbers are asked for, and where several rows are read at a time.
 const AHEAD: usize = 512;
+const AHEAD_OF_SUMS: usize = 256;
 /// Columns that are summed side by side, in registers; threads divide them by so many.
 const COLUMNS: usize = 16;
+/// The same on AVX-512, whose registers hold so many; each row gives some lines in order, of which a processor foresees the next.
+const WIDE: usize = 128;
 
 /// So many deviations may lie between center and mean: their square takes 10 of the 24 bits of `f32` from the variance. Farther
 /// out the center is moved.
@@ -139,8 +144,8 @@ trait Terms<F>: Sync {
     /// Adds those of neighbours in one row to `a` and `b`: the first is element `at`, in column `j`.
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]);
 
-    /// Asks for what belongs to [`COLUMNS`] elements from `at` on, if there are so many.
-    fn fetch(&self, at: usize);
+    /// Asks for what belongs to `n` elements from `at` on, if there are so many.
+    fn fetch(&self, at: usize, n: usize);
 }
 
 /// `d` and `d^2`, where `d = x - center`.
@@ -162,8 +167,8 @@ impl<F: Float> Terms<F> for Shifted<'_, F> {
     }
 
     #[inline(always)]
-    fn fetch(&self, at: usize) {
-        fetch_some(self.x, at, COLUMNS);
+    fn fetch(&self, at: usize, n: usize) {
+        fetch_some(self.x, at, n);
     }
 }
 
@@ -185,9 +190,9 @@ impl<F: Float> Terms<F> for Product<'_, F> {
     }
 
     #[inline(always)]
-    fn fetch(&self, at: usize) {
-        fetch_some(self.a, at, COLUMNS);
-        fetch_some(self.b, at, COLUMNS);
+    fn fetch(&self, at: usize, n: usize) {
+        fetch_some(self.a, at, n);
+        fetch_some(self.b, at, n);
     }
 }
 
@@ -212,9 +217,9 @@ impl<F: Float> Terms<F> for Centered<'_, F> {
     }
 
     #[inline(always)]
-    fn fetch(&self, at: usize) {
-        fetch_some(self.dy, at, COLUMNS);
-        fetch_some(self.x, at, COLUMNS);
+    fn fetch(&self, at: usize, n: usize) {
+        fetch_some(self.dy, at, n);
+        fetch_some(self.x, at, n);
     }
 }
 
@@ -237,15 +242,15 @@ fn column_sums<F: Float>(
     let parts = sums.chunks_mut(part).zip(others.chunks_mut(part)).enumerate();
     pool.each(parts, |(i, (sums, others))| {
         let element = PhantomData::<F>;
-        let fetches = fetches(isa);
-        with(isa, ColumnSums { element, rows, width, first: i * part, terms, fetches, sums, others });
+        let wide = is_wide(isa);
+        with(isa, ColumnSums { element, rows, width, first: i * part, terms, wide, sums, others });
     });
     (sums, others)
 }
 
-/// Whether asking for some rows at a time helps: processors with AVX-512 foresee fewer of them than they read in that time, others
-/// only lose room in the nearest cache.
-fn fetches(isa: Isa) -> bool {
+/// Whether there are registers for many columns, and asking for some rows at a time helps: processors with AVX-512 foresee fewer of
+/// them than they read in that time, others only lose room in the nearest cache.
+fn is_wide(isa: Isa) -> bool {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(_) => true,
@@ -260,10 +265,33 @@ struct ColumnSums<'a, F, T> {
     /// The first column.
     first: usize,
     terms: &'a T,
-    /// Whether it asks for numbers before it reads them.
-    fetches: bool,
+    /// Whether it sums [`WIDE`] columns, and asks for numbers before it reads them.
+    wide: bool,
     sums: &'a mut [f64],
     others: &'a mut [f64],
+}
+
+impl<F: Float, T: Terms<F>> ColumnSums<'_, F, T> {
+    /// Adds some rows to the sums of columns from `done` on, `N` at a time; returns the first that is left.
+    #[inline(always)]
+    fn add_rows<const N: usize>(&self, rows: Range<usize>, done: usize, a: &mut [F], b: &mut [F]) -> usize {
+        let (a, b) = (a[done..].as_chunks_mut::<N>().0, b[done..].as_chunks_mut::<N>().0);
+        let count = N * a.len();
+        for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
+            let j = self.first + done + i * N;
+            // Of their own: they stay in registers over the rows.
+            let (mut sums, mut others) = (*a, *b);
+            for row in rows.clone() {
+                let at = row * self.width + j;
+                if self.wide {
+                    self.terms.fetch(at + AHEAD_OF_SUMS, N);
+                }
+                self.terms.add(at, j, &mut sums, &mut others);
+            }
+            (*a, *b) = (sums, others);
+        }
+        done + count
+    }
 }
 
 impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
@@ -273,27 +301,19 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
     fn run(self) {
         let columns = self.sums.len();
         let (mut a, mut b) = (vec![F::zero(); columns], vec![F::zero(); columns]);
+        let deep = if self.wide { DEEP_WIDE } else { DEEP };
         for start in (0..self.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.rows);
-            for first in (start..end).step_by(DEEP) {
-                let last = (first + DEEP).min(end);
-                let at = |row: usize, j: usize| row * self.width + self.first + j;
-                let ((a, a_rest), (b, b_rest)) = (a.as_chunks_mut::<COLUMNS>(), b.as_chunks_mut::<COLUMNS>());
-                let rest = COLUMNS * a.len();
-                for (i, (a, b)) in a.iter_mut().zip(b).enumerate() {
-                    // Of their own: they stay in registers over the rows.
-                    let (mut sums, mut others) = (*a, *b);
-                    for row in first..last {
-                        let j = i * COLUMNS;
-                        if self.fetches {
-                            self.terms.fetch(at(row, j) + AHEAD);
-                        }
-                        self.terms.add(at(row, j), self.first + j, &mut sums, &mut others);
-                    }
-                    (*a, *b) = (sums, others);
+            for first in (start..end).step_by(deep) {
+                let rows = first..(first + deep).min(end);
+                let mut done = 0;
+                if self.wide {
+                    done = self.add_rows::<WIDE>(rows.clone(), done, &mut a, &mut b);
                 }
-                for row in first..last {
-                    self.terms.add(at(row, rest), self.first + rest, a_rest, b_rest);
+                done = self.add_rows::<COLUMNS>(rows.clone(), done, &mut a, &mut b);
+                for row in rows {
+                    let j = self.first + done;
+                    self.terms.add(row * self.width + j, j, &mut a[done..], &mut b[done..]);
                 }
             }
             flush(&mut a, self.sums);
