@@ -16,10 +16,10 @@ pub(super) const BLOCK: usize = 64;
 const COLUMNS: usize = 256;
 
 /// `U`, or none if `H` is not positive definite as far as these numbers can tell.
-pub(super) fn inverse_factor(h: &[f64], n: usize, pool: &Pool) -> Option<Vec<f64>> {
-    let mut lower: Vec<f64> = h.iter().rev().copied().collect();
-    factor(&mut lower, n, pool)?;
-    let mut upper = inverse(&lower, n, pool);
+pub(super) fn inverse_factor(mut h: Vec<f64>, n: usize, pool: &Pool) -> Option<Vec<f64>> {
+    h.reverse();
+    factor(&mut h, n, pool)?;
+    let mut upper = inverse(&h, n, pool);
     upper.reverse();
     Some(upper)
 }
@@ -124,8 +124,8 @@ mod tests {
     fn the_factor_is_upper_and_its_square_the_inverse() {
         for n in [1, 2, 5, 63, 64, 65, 130, 200] {
             let h = positive(n);
-            let u = inverse_factor(&h, n, &Pool::new(2)).unwrap();
-            assert_eq!(u, inverse_factor(&h, n, &Pool::single()).unwrap(), "{n}: threads");
+            let u = inverse_factor(h.clone(), n, &Pool::new(2)).unwrap();
+            assert_eq!(u, inverse_factor(h.clone(), n, &Pool::single()).unwrap(), "{n}: threads");
             for i in 0..n {
                 assert!(u[i * n..i * n + i].iter().all(|&x| x == 0.0), "{n}: row {i} is not upper");
                 // Row i of U^T (U H), which is that of the identity.
@@ -145,9 +145,9 @@ mod tests {
     #[test]
     fn what_is_not_positive_has_none() {
         let pool = Pool::single();
-        assert!(inverse_factor(&[1.0, 2.0, 2.0, 1.0], 2, &pool).is_none());
-        assert!(inverse_factor(&[0.0], 1, &pool).is_none());
-        assert!(inverse_factor(&[f64::INFINITY], 1, &pool).is_none());
-        assert!(inverse_factor(&[f64::NAN], 1, &pool).is_none());
+        assert!(inverse_factor(vec![1.0, 2.0, 2.0, 1.0], 2, &pool).is_none());
+        for x in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+            assert!(inverse_factor(vec![x], 1, &pool).is_none(), "{x}");
+        }
     }
 }

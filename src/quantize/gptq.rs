@@ -38,7 +38,7 @@ const COLUMNS: usize = 64;
 /// with fewer it is led by what those rows happen to share, and `damping` has to be larger. Weights that are 0 stay 0, so a
 /// pruned layer stays as sparse as it was.
 ///
-/// Holds `inputs^2` numbers of 8 bytes, and takes about `inputs^3` multiply-adds to make and half of `outputs * inputs^2` for
+/// Holds `inputs^2` numbers of 8 bytes, three times as many while it is made, and takes about `inputs^3` multiply-adds to make and half of `outputs * inputs^2` for
 /// each tensor.
 ///
 /// ```
@@ -105,7 +105,7 @@ impl GptqQuantizer {
                 h.extend(order.iter().map(|&column| squares[row * n + column] / mean));
                 h[i * n + i] += used;
             }
-            if let Some(factor) = inverse_factor(&h, n, &pool) {
+            if let Some(factor) = inverse_factor(h, n, &pool) {
                 return Ok(Self { base, order, factor, damping: used });
             }
             if used >= 1.0 {
