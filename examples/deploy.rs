@@ -12,7 +12,7 @@ use common::{Data, Done, Progress, command_line, number};
 use lexopt::{Arg, ValueExt};
 use trimnet::Error;
 use trimnet::engine::{Auto, Config, Engine, Format};
-use trimnet::nn::{Adam, CrossEntropy, Dataset, LearningRate, Mlp, Trainer, metrics};
+use trimnet::nn::{Adam, CrossEntropy, LearningRate, Mlp, Trainer, metrics};
 use trimnet::rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use trimnet::report::{Sensitivity, Treatment, report};
 
@@ -121,28 +121,30 @@ fn config<'a>(format: &str) -> Result<Config<'a, f32>, lexopt::Error> {
 
 fn main() -> Done {
     let args = Args::parse()?;
-    let data = Data::read(&args.data)?;
+    let mut data = Data::read(&args.data)?;
     // To judge what is lost, a sixth of the images is neither trained nor tested on.
-    let judged = args.sweep || args.budget.is_some();
-    let (train, judges) =
-        if judged { data.train.split(1.0 / 6.0, 3)? } else { (data.train.clone(), data.train.clone()) };
+    let mut judges = None;
+    if args.sweep || args.budget.is_some() {
+        let (train, held_out) = data.train.split(1.0 / 6.0, 3)?;
+        (data.train, judges) = (train, Some(held_out));
+    }
     let mlp = match &args.load {
         Some(path) => Mlp::load(path)?,
-        None => trained(&train, data.classes, args.seed)?,
+        None => train(&data, args.seed)?,
     };
 
-    // Some hundred typical inputs tell the ranges of activations; others judge what was lost.
-    let rows: Vec<usize> = (0..train.rows().min(1000)).collect();
-    let typical = train.select(&rows)?;
+    // Some hundred typical inputs tell the ranges of activations.
+    let rows: Vec<usize> = (0..data.train.rows().min(1000)).collect();
+    let typical = data.train.select(&rows)?;
     let mut config = config(&args.format)?.with_calibration(typical.inputs());
     if let Some(damping) = args.gptq.filter(|&damping| damping > 0.0) {
         config = config.with_gptq(damping);
     }
-    if args.sweep {
-        println!("{}\n", Sensitivity::sweep(&mlp, &config, &judges, &Treatment::USUAL)?);
+    if let Some(judges) = judges.as_ref().filter(|_| args.sweep) {
+        println!("{}\n", Sensitivity::sweep(&mlp, &config, judges, &Treatment::USUAL)?);
     }
-    if let Some(points) = args.budget {
-        config = config.with_accuracy_budget(&judges, points / 100.0);
+    if let (Some(judges), Some(points)) = (&judges, args.budget) {
+        config = config.with_accuracy_budget(judges, points / 100.0);
     }
     let begin = Instant::now();
     let engine = Engine::build(&mlp, &config)?;
@@ -171,16 +173,16 @@ fn failed(what: &'static str, reason: String) -> trimnet::Result<()> {
     Err(Error::Unsupported { what, reason })
 }
 
-fn trained(train: &Dataset<f32>, classes: usize, seed: u64) -> trimnet::Result<Mlp<f32>> {
-    let (inputs, batch) = (train.features(), if train.rows() < 10_000 { 32 } else { 128 });
+fn train(data: &Data, seed: u64) -> trimnet::Result<Mlp<f32>> {
+    let (inputs, batch) = (data.train.features(), if data.train.rows() < 10_000 { 32 } else { 128 });
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mlp = Mlp::builder(inputs).linear(300).batch_norm().relu().dropout(0.2).linear(100).relu();
-    let mut mlp = mlp.linear(classes).build::<f32>(&mut rng)?;
-    let epochs = (STEPS * batch).div_ceil(train.rows());
+    let mut mlp = mlp.linear(data.classes).build::<f32>(&mut rng)?;
+    let epochs = data.epochs(STEPS, batch);
     let rate = LearningRate::cosine(0.002, 0.0, epochs as f64)?;
     let trainer = Trainer::new(epochs, batch)?.with_seed(seed).with_learning_rate(rate);
     let mut bar = Progress::new("training", epochs);
-    trainer.fit(&mut mlp, &mut CrossEntropy, train, None, &mut Adam::new(), &mut [&mut bar])?;
+    trainer.fit(&mut mlp, &mut CrossEntropy, &data.train, None, &mut Adam::new(), &mut [&mut bar])?;
     drop(bar);
     Ok(mlp)
 }

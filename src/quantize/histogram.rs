@@ -233,7 +233,7 @@ impl<F: Float> HistogramObserver<F> {
     }
 }
 
-/// Values that are looked at and counted together: the nearest cache holds them beside the tables.
+/// Values that are looked at and counted together: the nearest cache, if it is of 48 KB, holds those of `f32` beside the tables.
 const BLOCK: usize = 4096;
 /// Blocks that are counted before 16 bits could overflow.
 const BLOCKS: usize = u16::MAX as usize / (BLOCK / TABLES + TABLES);

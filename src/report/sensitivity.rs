@@ -10,11 +10,12 @@
 
 use std::fmt;
 
-use ndarray::Ix2;
+use ndarray::{Array2, Ix2};
 
 use crate::engine::{Config, Element, Engine, Format, sqnr};
 use crate::error::{Error, Result};
-use crate::nn::{Dataset, Evaluation, Mlp, evaluate};
+use crate::nn::objective::Tally;
+use crate::nn::{Dataset, Evaluation, Mlp};
 use crate::prune::{MagnitudePruner, NmPruner, Pruner};
 
 /// What is done to a layer.
@@ -141,8 +142,12 @@ impl Sensitivity {
         data: &Dataset<F>,
         treatments: &[Treatment],
     ) -> Result<Self> {
-        let before = evaluate(mlp, data)?;
+        let evaluation = |outputs: &Array2<F>| {
+            let mut tally = Tally::default();
+            tally.add(outputs.view(), data.targets()).map(|()| tally.evaluation())
+        };
         let exact = mlp.predict(data.inputs())?;
+        let before = evaluation(&exact)?;
         let dense = Engine::build(mlp, &config.with_one_layer(0, Format::Dense))?;
         let mut trials = Vec::new();
         for layer in 0..mlp.linears().count() {
@@ -162,7 +167,7 @@ impl Sensitivity {
                     layer,
                     treatment,
                     sqnr_db: sqnr(exact.iter().copied(), found.iter().copied()),
-                    after: engine.evaluate(data)?,
+                    after: evaluation(&found)?,
                     bytes: engine.to_bytes().len(),
                 });
             }
@@ -219,7 +224,7 @@ impl fmt::Display for Sensitivity {
 mod tests {
     use super::*;
     use crate::nn::{Layer, Linear};
-    use ndarray::{Array2, array};
+    use ndarray::array;
 
     /// The second layer tells two neighbours apart that are nearly the same: it suffers from coarse weights.
     fn example() -> (Mlp<f32>, Dataset<f32>) {
