@@ -1,17 +1,15 @@
 //! Compressed rows: for each output, the columns and values of its weights that are not zero.
 
 /// A column, stored as narrow as the number of inputs allows: index loads are what a sparse product spends its time on.
-pub trait Column: Copy + Send + Sync + 'static {
+pub(in crate::kernel) trait Column: Copy + Send + Sync + 'static {
     /// The most inputs whose columns fit.
     const LIMIT: usize;
     fn new(column: usize) -> Self;
     fn get(self) -> usize;
-    /// The same rows, if their columns are `u16`.
-    fn narrow<T>(csr: &Csr<T, Self>) -> Option<&Csr<T, u16>>;
 }
 
 macro_rules! column {
-    ($t:ty, $narrow:expr) => {
+    ($t:ty) => {
         impl Column for $t {
             const LIMIT: usize = <$t>::MAX as usize;
 
@@ -23,25 +21,17 @@ macro_rules! column {
             fn get(self) -> usize {
                 self as usize
             }
-
-            fn narrow<T>(csr: &Csr<T, Self>) -> Option<&Csr<T, u16>> {
-                $narrow(csr)
-            }
         }
     };
 }
 
-column!(u16, Some);
-column!(u32, |_| None);
+column!(u16);
+column!(u32);
 
-/// Entries after the last row, zeros of column 0, so that four can be loaded wherever one stands.
-const SPARE: usize = 3;
-
-/// Invariant: `starts` has one entry more than there are rows, begins with 0, never falls, and ends [`SPARE`] before the
-/// number of `columns` and `values`; every column is below `inputs` (but for the spare ones without inputs), and columns
-/// rise within a row.
+/// Invariant: `starts` has one entry more than there are rows, begins with 0, never falls, and ends with the number of `columns`
+/// and `values`; every column is below `inputs`, and columns rise within a row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Csr<T, C> {
+pub(in crate::kernel) struct Csr<T, C> {
     inputs: usize,
     starts: Vec<usize>,
     columns: Vec<C>,
@@ -55,7 +45,7 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
     /// If the columns of so many inputs do not fit their type.
     pub(super) fn new(inputs: usize) -> Self {
         assert!(inputs <= C::LIMIT, "{inputs} inputs, at most {} fit", C::LIMIT);
-        Self { inputs, starts: vec![0], columns: vec![C::new(0); SPARE], values: vec![T::default(); SPARE] }
+        Self { inputs, starts: vec![0], columns: Vec::new(), values: Vec::new() }
     }
 
     /// Appends a row of `(column, value)`, of which zeros are left out.
@@ -64,9 +54,6 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
     /// If a column is not below the number of inputs, or they do not rise.
     pub(super) fn push_row(&mut self, entries: impl Iterator<Item = (usize, T)>) {
         let mut least = 0;
-        let end = self.values.len() - SPARE;
-        self.columns.truncate(end);
-        self.values.truncate(end);
         for (column, value) in entries.filter(|&(_, value)| value != T::default()) {
             assert!((least..self.inputs).contains(&column), "column {column} of {} inputs", self.inputs);
             least = column + 1;
@@ -74,8 +61,6 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
             self.values.push(value);
         }
         self.starts.push(self.values.len());
-        self.columns.extend([C::new(0); SPARE]);
-        self.values.extend([T::default(); SPARE]);
     }
 
     /// From row-major weights `[outputs, inputs]`.
@@ -106,12 +91,8 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
         self.inputs
     }
 
-    pub(super) fn narrow(&self) -> Option<&Csr<T, u16>> {
-        C::narrow(self)
-    }
-
     pub(super) fn nonzero(&self) -> usize {
-        self.values.len() - SPARE
+        self.values.len()
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -126,28 +107,9 @@ impl<T: Copy + Default + PartialEq, C: Column> Csr<T, C> {
     /// Unless `i` is a row.
     #[inline(always)]
     pub(in crate::kernel) fn row(&self, i: usize) -> (&[C], &[T]) {
-        self.entries(self.starts[i], self.starts[i + 1])
-    }
-
-    /// Row `i` in fours, and how many entries it has; what lies beyond them belongs to other rows, its columns too below
-    /// `inputs`.
-    ///
-    /// # Panics
-    /// Unless `i` is a row.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(in crate::kernel) fn quads(&self, i: usize) -> (&[[C; 4]], &[[T; 4]], usize) {
-        let (start, count) = (self.starts[i], self.starts[i + 1] - self.starts[i]);
-        // Up to three of the next row, or of the spare ones.
-        let (columns, values) = self.entries(start, start + count.next_multiple_of(4));
-        (columns.as_chunks().0, values.as_chunks().0, count)
-    }
-
-    /// `start` is an entry of `starts`, and `end` is at most `SPARE` above a later one.
-    #[inline(always)]
-    fn entries(&self, start: usize, end: usize) -> (&[C], &[T]) {
+        let (start, end) = (self.starts[i], self.starts[i + 1]);
         debug_assert!(start <= end && end <= self.columns.len());
-        // SAFETY: the invariant: starts never fall, and end `SPARE` before the number of columns.
+        // SAFETY: the invariant: starts never fall, and end with the number of columns.
         let columns = unsafe { self.columns.get_unchecked(start..end) };
         // SAFETY: as above; there are as many values as columns.
         let values = unsafe { self.values.get_unchecked(start..end) };

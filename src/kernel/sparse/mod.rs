@@ -2,7 +2,7 @@
 //!
 //! | layout | for | one row of a batch | many rows |
 //! |---|---|---|---|
-//! | [`SparseRows`] | zeros anywhere | compressed rows; with AVX-512, windows of 32 columns as well | one weight times a vector of batch rows |
+//! | [`SparseRows`] | zeros anywhere | wide cells; with AVX-512, windows of 32 columns as well | narrow cells: one weight times a vector of batch rows |
 //! | [`SparseBlocks`] | 16 outputs share which inputs they use | a vector of weights times one input | the same, 16 rows at a time |
 //! | [`TwoOfFour`] | at most two of four neighbours | shuffles pick the inputs of 16 outputs | the same, 4 rows at a time |
 //! | [`SparseCodes`], [`TwoOfFourCodes`] | the same in codes | | |
@@ -11,6 +11,7 @@
 //! dense product would give NaN.
 
 mod blocks;
+mod cells;
 mod code_windows;
 mod codes;
 mod csr;
@@ -37,6 +38,7 @@ pub use two_of_four_codes::TwoOfFourCodes;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::kernel) use {
     blocks::{Lanes, Strips},
+    cells::Cell,
     code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice},
     codes::{CODE_LANES, CodeLine, CodeSums, place},
     csr::{Column, Csr},

@@ -1,11 +1,11 @@
 //! What the sparse products of real numbers share: the element types, the end of a sum, memory, and threads.
 
 use super::blocks::{self, Lanes, Strips};
-use super::csr::{Column, Csr};
+use super::cells::{self, Cell};
 use super::lanes::{LINE, Line};
-use super::rows;
 use super::two_of_four::{self, Pairs, Row, TILE};
 use super::windows::{self, Slices};
+use crate::kernel::elementwise::with;
 use crate::kernel::pool::WORTH_SHARING;
 use crate::kernel::tail::Fused;
 use crate::kernel::{Isa, MatrixMut, Pool, Real};
@@ -27,8 +27,15 @@ mod sealed {
     /// The kernels that are not the same code for both types.
     pub trait Sealed: Real {
         fn finite(self) -> bool;
-        /// See [`rows::one`].
-        fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]);
+        /// See [`cells::one`].
+        fn one(isa: Isa, cell: Cell<'_, Self>, x: &[Self], y: &mut [Self]);
+        /// See [`cells::many`]; steps round once.
+        fn many<const V: usize>(
+            isa: Isa,
+            cell: Cell<'_, Self>,
+            x: &[[Line<Self>; V]],
+            sums: &mut [[Line<Self>; V]],
+        );
         /// See [`windows::slices`].
         fn slices(isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]);
         /// See [`blocks::one`].
@@ -110,13 +117,26 @@ impl SparseReal for f32 {
 impl sealed::Sealed for f32 {
     real!(f32, blocks_one_f32, blocks_tile_f32);
 
-    fn one<C: Column>(isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]) {
-        match (isa, csr.narrow()) {
+    fn one(isa: Isa, cell: Cell<'_, Self>, x: &[Self], y: &mut [Self]) {
+        match isa {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2(cpu), Some(csr)) => cpu.sparse_one(csr, first, x, y),
+            Isa::Avx2(cpu) => cpu.sparse_one(cell, x, y),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(cpu), Some(csr)) => cpu.avx2().sparse_one(csr, first, x, y),
-            _ => rows::one(csr, first, x, y),
+            Isa::Avx512(cpu) => cpu.narrow().sparse_one(cell, x, y),
+            _ => cells::one(cell, x, y),
+        }
+    }
+
+    fn many<const V: usize>(
+        isa: Isa,
+        cell: Cell<'_, Self>,
+        x: &[[Line<Self>; V]],
+        sums: &mut [[Line<Self>; V]],
+    ) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => cpu.sparse_many(cell, x, sums),
+            _ => with(isa, cells::Fused { cell, x, sums }),
         }
     }
 
@@ -162,8 +182,17 @@ impl SparseReal for f64 {
 impl sealed::Sealed for f64 {
     real!(f64, blocks_one_f64, blocks_tile_f64);
 
-    fn one<C: Column>(_isa: Isa, csr: &Csr<Self, C>, first: usize, x: &[Self], y: &mut [Self]) {
-        rows::one(csr, first, x, y);
+    fn one(_isa: Isa, cell: Cell<'_, Self>, x: &[Self], y: &mut [Self]) {
+        cells::one(cell, x, y);
+    }
+
+    fn many<const V: usize>(
+        isa: Isa,
+        cell: Cell<'_, Self>,
+        x: &[[Line<Self>; V]],
+        sums: &mut [[Line<Self>; V]],
+    ) {
+        with(isa, cells::Fused { cell, x, sums });
     }
 
     fn slices(_isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]) {

@@ -3,20 +3,21 @@
 //! ```text
 //! one row:    chain c of 16 sums the products of the entries c, c + 16, ... of a weight row, in that order;
 //!             the chains are added in pairs: c and c + 8, then c and c + 4, c + 2, c + 1
-//! many rows:  chain c of 2 sums the products of the entries c, c + 2, ..., for every row of the batch; then the two
+//! many rows:  within each cell (see `cells.rs`) chain c of 2 sums the products of the entries c, c + 2, ..., for every row of
+//!             the batch, the first from the sum of the cells before on; then the two
 //! ```
 //!
 //! Both lie within `n * EPSILON * sum of |w| |x|` of the exact sum of `n` entries. They differ in the last bits, and a
 //! batch of up to three rows is computed row by row; what a thread computes does not depend on how many there are.
 //!
-//! 4096 x 4096 f32, one thread of an AMD EPYC (Zen 4), 90 / 95 / 99 % zeros: one row 0.36 / 0.18 / 0.053 ms in compressed
-//! rows (AVX2: four loads and inserts; hardware gathers take 0.62), 0.24 / 0.135 in windows, see `windows.rs`; 32 rows
-//! 2.4 / 1.15 / 0.31 ms (`cargo bench --bench peers -- --filter sparse.f32`, best of the samples on a busy machine).
-//! Tried and left: bitmaps with expanding loads (1.75 ms for one row at any density), and blocking the columns for many rows,
-//! so that the batch stays in the first-level cache: rows become short, and their ends cost more than the loads saved.
+//! Tried and left: bitmaps with expanding loads (five times as long for one row with 90 % zeros), hardware gathers (1.7 times as
+//! long), asking ahead for entries of many rows (a tenth more).
 
-use super::csr::{Column, Csr};
-use super::lanes::{GROUP, Group, LINE, Line, gather, scatter};
+use std::mem::MaybeUninit;
+
+use super::cells::{self, Cells, MOST_ROWS};
+use super::csr::Csr;
+use super::lanes::{GROUP, LINE, Line, gather, scatter};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
 use super::windows::Windows;
 use crate::kernel::elementwise::{Work, with};
@@ -39,14 +40,19 @@ const FEW: usize = 3;
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseRows<F> {
     isa: Isa,
-    rows: Rows<F>,
-    windows: Option<Windows<F>>,
+    many: Cells<F>,
+    one: One<F>,
 }
 
+/// What multiplies one row.
 #[derive(Clone, Debug, PartialEq)]
-enum Rows<F> {
-    Narrow(Csr<F, u16>),
-    Wide(Csr<F, u32>),
+enum One<F> {
+    /// The cells for many rows.
+    Same,
+    /// Those are narrow: wide ones.
+    Cells(Cells<F>),
+    /// Unless an input is infinite or NaN: the cells for many rows do it then.
+    Windows(Windows<F>),
 }
 
 impl<F: SparseReal> SparseRows<F> {
@@ -55,49 +61,40 @@ impl<F: SparseReal> SparseRows<F> {
     /// # Panics
     /// Unless `weights` has `outputs * inputs` elements, and `inputs` fits `u32`.
     pub fn new(isa: Isa, weights: &[F], outputs: usize, inputs: usize) -> Self {
-        let rows = if inputs <= u16::LIMIT {
-            Rows::Narrow(Csr::from_dense(weights, outputs, inputs))
-        } else {
-            Rows::Wide(Csr::from_dense(weights, outputs, inputs))
+        let csr = Csr::<F, u32>::from_dense(weights, outputs, inputs);
+        let many = Cells::near(&csr);
+        let windows = if F::wants_windows(isa) { Windows::new(&csr) } else { None };
+        let one = match windows {
+            Some(windows) => One::Windows(windows),
+            None if many.is_whole() => One::Same,
+            None => One::Cells(Cells::whole(&csr)),
         };
-        let windows = match &rows {
-            Rows::Narrow(csr) if F::wants_windows(isa) => Windows::new(csr),
-            _ => None,
-        };
-        Self { isa, rows, windows }
+        Self { isa, many, one }
     }
 
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.outputs(),
-            Rows::Wide(csr) => csr.outputs(),
-        }
+        self.many.outputs()
     }
 
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.inputs(),
-            Rows::Wide(csr) => csr.inputs(),
-        }
+        self.many.inputs()
     }
 
     /// Weights that are not zero.
     pub fn nonzero(&self) -> usize {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.nonzero(),
-            Rows::Wide(csr) => csr.nonzero(),
-        }
+        self.many.nonzero()
     }
 
-    /// Bytes in memory, both layouts together.
+    /// Bytes in memory, all layouts together.
     pub fn size_bytes(&self) -> usize {
-        let rows = match &self.rows {
-            Rows::Narrow(csr) => csr.size_bytes(),
-            Rows::Wide(csr) => csr.size_bytes(),
-        };
-        rows + self.windows.as_ref().map_or(0, Windows::size_bytes)
+        self.many.size_bytes()
+            + match &self.one {
+                One::Same => 0,
+                One::Cells(cells) => cells.size_bytes(),
+                One::Windows(windows) => windows.size_bytes(),
+            }
     }
 
     /// `y = activation(x * w^T + bias)` for row-major `x` `[rows of y, inputs]`.
@@ -123,189 +120,128 @@ impl<F: SparseReal> SparseRows<F> {
     pub fn multiply_part(
         &self,
         pool: &Pool,
-        x: &[F],
-        tail: Epilogue<'_, F>,
-        y: MatrixMut<'_, F>,
-        batch: usize,
-        scratch: &mut SparseScratch<F>,
-    ) {
-        tail.check(self.outputs());
-        assert_eq!(Some(x.len()), y.rows().checked_mul(self.inputs()), "inputs of {} rows", y.rows());
-        assert_eq!(y.columns(), self.outputs(), "columns of the result");
-        match &self.rows {
-            Rows::Narrow(csr) => self.run(csr, pool, x, tail, y, batch, scratch),
-            Rows::Wide(csr) => self.run(csr, pool, x, tail, y, batch, scratch),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments)]
-    fn run<C: Column>(
-        &self,
-        csr: &Csr<F, C>,
-        pool: &Pool,
         mut x: &[F],
         tail: Epilogue<'_, F>,
         mut y: MatrixMut<'_, F>,
         batch: usize,
         scratch: &mut SparseScratch<F>,
     ) {
+        tail.check(self.outputs());
+        assert_eq!(Some(x.len()), y.rows().checked_mul(self.inputs()), "inputs of {} rows", y.rows());
+        assert_eq!(y.columns(), self.outputs(), "columns of the result");
         // By the whole batch, not by what is left of it: the last rows are added up like those before them.
         let most = if batch <= FEW { 1 } else { F::lines(self.isa) * LINE };
         while y.rows() > 0 {
             let count = y.rows().min(most);
             let (block, rest) = y.split_rows(count);
-            let (now, later) = x.split_at(count * csr.inputs());
+            let (now, later) = x.split_at(count * self.inputs());
             match (most, count.div_ceil(LINE)) {
-                (1, _) => self.one(csr, pool, now, tail, block, scratch),
-                (_, 1) => self.many::<C, 1>(csr, pool, now, tail, block, scratch),
-                _ => self.many::<C, 2>(csr, pool, now, tail, block, scratch),
+                (1, _) => self.one(pool, now, tail, block, scratch),
+                (_, 1) => self.many::<1>(pool, now, tail, block, scratch),
+                _ => self.many::<2>(pool, now, tail, block, scratch),
             }
             (x, y) = (later, rest);
         }
     }
 
     /// One row of the batch.
-    fn one<C: Column>(
+    fn one(
         &self,
-        csr: &Csr<F, C>,
         pool: &Pool,
         x: &[F],
         tail: Epilogue<'_, F>,
         y: MatrixMut<'_, F>,
         scratch: &mut SparseScratch<F>,
     ) {
+        let (nonzero, height) = (self.nonzero() as f64, self.many.height());
         // A window multiplies its padding as well, which is harmless unless an input is infinite.
-        let windows = self.windows.as_ref().filter(|_| x.iter().fold(true, |all, x| all & x.finite()));
-        let nanoseconds = csr.nonzero() as f64 * if windows.is_some() { 0.14 } else { 0.25 };
-        match windows {
-            Some(windows) => {
-                let lines = windows.prepare(x, scratch);
-                share(pool, nanoseconds, GROUP, y, |at, mut y| {
-                    let y = y.row_mut(0);
-                    windows.multiply(self.isa, at..at + y.len(), lines, x, y);
-                    tail.apply(at, y);
-                });
-            }
-            None => share(pool, nanoseconds, GROUP, y, |at, mut y| {
+        if let One::Windows(windows) = &self.one
+            && x.iter().fold(true, |all, x| all & x.finite())
+        {
+            let lines = windows.prepare(x, scratch);
+            return share(pool, nonzero * 0.14, height, y, |at, mut y| {
                 let y = y.row_mut(0);
-                F::one(self.isa, csr, at, x, y);
+                windows.multiply(self.isa, at..at + y.len(), lines, x, y);
                 tail.apply(at, y);
-            }),
+            });
         }
+        let cells = if let One::Cells(cells) = &self.one { cells } else { &self.many };
+        share(pool, nonzero * 0.25, height, y, |at, mut y| {
+            let y = y.row_mut(0);
+            one(self.isa, cells, at, x, y);
+            tail.apply(at, y);
+        });
     }
 
     /// At most `16 * V` rows of the batch.
-    fn many<C: Column, const V: usize>(
+    fn many<const V: usize>(
         &self,
-        csr: &Csr<F, C>,
         pool: &Pool,
         x: &[F],
         tail: Epilogue<'_, F>,
         y: MatrixMut<'_, F>,
         scratch: &mut SparseScratch<F>,
     ) {
-        let lanes = scratch.lines(csr.inputs() * V);
-        let nanoseconds = csr.nonzero() as f64 * 0.7 * V as f64;
-        gather::<F, V>(self.isa, pool, nanoseconds, x, csr.inputs(), lanes);
-        share(pool, nanoseconds, GROUP, y, |at, mut y| {
-            many_on::<F, C, V>(self.isa, csr, at, lanes, &tail, &mut y)
+        let cells = &self.many;
+        let lanes = scratch.lines(cells.inputs() * V);
+        let nanoseconds = cells.nonzero() as f64 * 0.7 * V as f64;
+        gather::<F, V>(self.isa, pool, nanoseconds, x, cells.inputs(), lanes);
+        share(pool, nanoseconds, cells.height(), y, |at, y| {
+            with(self.isa, Many::<F, V> { isa: self.isa, cells, at, lanes, tail: tail.from(at), out: y })
         });
     }
 }
 
-fn many_on<F: SparseReal, C: Column, const V: usize>(
-    isa: Isa,
-    csr: &Csr<F, C>,
-    first: usize,
-    lanes: &[Line<F>],
-    tail: &Epilogue<'_, F>,
-    out: &mut MatrixMut<'_, F>,
-) {
-    match isa {
-        // Without the instruction, a fused step is a call of the maths library.
-        Isa::Scalar => Many::<F, C, V, false> { isa, csr, first, lanes, tail, out }.run(),
-        _ => with(isa, Many::<F, C, V, true> { isa, csr, first, lanes, tail, out }),
+/// Sums of the weight rows `at ..`, which begin with a band, as many as `y` is long.
+pub(super) fn one<F: SparseReal>(isa: Isa, cells: &Cells<F>, at: usize, x: &[F], y: &mut [F]) {
+    assert_eq!((x.len(), at % cells.height()), (cells.inputs(), 0), "whole rows and bands");
+    for (b, y) in y.chunks_mut(cells.height()).enumerate() {
+        y.fill(F::default());
+        for (cell, x) in cells.band(at / cells.height() + b).zip(x.chunks(cells.width())) {
+            F::one(isa, cell, x, y);
+        }
     }
 }
 
-/// The definition for many rows, compiled for each set of instructions; `FUSED` steps round once.
-///
-/// Computes the weight rows `first ..`, as many as `out` has columns; `lanes` are `[inputs][V]`.
-struct Many<'a, 'o, F, C, const V: usize, const FUSED: bool> {
+/// Computes the weight rows `at ..`, which begin with a band, as many as `out` has columns; `lanes` are `[inputs][V]`.
+struct Many<'a, F, const V: usize> {
     isa: Isa,
-    csr: &'a Csr<F, C>,
-    first: usize,
+    cells: &'a Cells<F>,
+    at: usize,
     lanes: &'a [Line<F>],
-    tail: &'a Epilogue<'a, F>,
-    out: &'a mut MatrixMut<'o, F>,
+    tail: Epilogue<'a, F>,
+    out: MatrixMut<'a, F>,
 }
 
-impl<F: SparseReal, C: Column, const V: usize, const FUSED: bool> Work for Many<'_, '_, F, C, V, FUSED> {
+impl<F: SparseReal, const V: usize> Work for Many<'_, F, V> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { isa, csr, first, lanes, tail, out } = self;
-        let (lanes, _) = lanes.as_chunks::<V>();
-        assert_eq!(lanes.len(), csr.inputs(), "lanes of all inputs");
-        let zero = [[F::default(); LINE]; V];
-        let step = |sum: &mut [[F; LINE]; V], column: C, value: F| {
-            // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `lanes`.
-            let x = unsafe { lanes.get_unchecked(column.get()) };
-            for (sum, x) in sum.iter_mut().zip(x) {
-                for (sum, &x) in sum.iter_mut().zip(&x.0) {
-                    *sum = if FUSED { value.fused(x, *sum) } else { value * x + *sum };
-                }
+        let Self { isa, cells, at, lanes, tail, mut out } = self;
+        let ((lanes, _), columns, height) = (lanes.as_chunks::<V>(), out.columns(), cells.height());
+        assert_eq!((lanes.len(), at % height), (cells.inputs(), 0), "lanes of all inputs, whole bands");
+        // Filled as far as a band needs it.
+        let mut memory = [const { MaybeUninit::uninit() }; MOST_ROWS];
+        for first in (0..columns).step_by(height) {
+            let last = columns.min(first + height);
+            let sums = zeros(&mut memory[..(last - first).next_multiple_of(GROUP)]);
+            for (cell, lanes) in cells.band((at + first) / height).zip(lanes.chunks(cells.width())) {
+                cells::many_on(isa, cell, lanes, sums);
             }
-        };
-        let (tail, columns) = (tail.from(first), out.columns());
-        let mut group: Group<F, V> = [[Line([F::default(); LINE]); V]; GROUP];
-        for at in (0..columns).step_by(GROUP) {
-            let used = GROUP.min(columns - at);
-            for (r, sums) in group[..used].iter_mut().enumerate() {
-                let (columns, values) = csr.row(first + at + r);
-                let (mut even, mut odd) = (zero, zero);
-                let (column_pairs, last_column) = columns.as_chunks::<2>();
-                let (value_pairs, last_value) = values.as_chunks::<2>();
-                for (columns, values) in column_pairs.iter().zip(value_pairs) {
-                    step(&mut even, columns[0], values[0]);
-                    step(&mut odd, columns[1], values[1]);
-                }
-                for (&column, &value) in last_column.iter().zip(last_value) {
-                    step(&mut even, column, value);
-                }
-                for v in 0..V {
-                    sums[v].0 = std::array::from_fn(|l| even[v][l] + odd[v][l]);
-                }
+            for (at, group) in (first..last).step_by(GROUP).zip(sums.as_chunks().0) {
+                scatter(isa, group, &tail, at, GROUP.min(last - at), &mut out);
             }
-            scatter(isa, &group, &tail, at, used, out);
         }
     }
 }
 
-/// The definition for one row: sums of the weight rows `first ..`, as many as `y` is long.
-pub(in crate::kernel) fn one<F: SparseReal, C: Column>(csr: &Csr<F, C>, first: usize, x: &[F], y: &mut [F]) {
-    assert_eq!(x.len(), csr.inputs(), "length of the input");
-    for (i, y) in y.iter_mut().enumerate() {
-        let (columns, values) = csr.row(first + i);
-        let mut chains = [F::default(); 16];
-        let (column_chunks, last_columns) = columns.as_chunks::<16>();
-        let (value_chunks, last_values) = values.as_chunks::<16>();
-        for (columns, values) in column_chunks.iter().zip(value_chunks) {
-            for c in 0..16 {
-                // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `x` is long.
-                let x = unsafe { *x.get_unchecked(columns[c].get()) };
-                chains[c] = values[c] * x + chains[c];
-            }
-        }
-        for ((chain, column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
-            *chain = value * x[column.get()] + *chain;
-        }
-        for half in [8, 4, 2, 1] {
-            for c in 0..half {
-                chains[c] = chains[c] + chains[c + half];
-            }
-        }
-        *y = chains[0];
+/// Sums that are zero.
+#[inline(always)]
+fn zeros<F: SparseReal, const V: usize>(memory: &mut [MaybeUninit<[Line<F>; V]>]) -> &mut [[Line<F>; V]] {
+    for sums in memory.iter_mut() {
+        sums.write([Line([F::default(); LINE]); V]);
     }
+    // SAFETY: every element was written, and memory is borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), memory.len()) }
 }

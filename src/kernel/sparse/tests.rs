@@ -152,8 +152,9 @@ fn enough_work_for_several_threads_gives_the_same_bits() {
 #[test]
 fn an_infinite_input_reaches_only_the_outputs_that_use_it() {
     for isa in Isa::available() {
-        for batch in [1, 5, 40] {
-            let (outputs, inputs) = (40, 96);
+        // Wide cells, and narrow ones.
+        for (batch, inputs) in [(1, 96), (5, 96), (40, 96), (1, 500), (40, 500)] {
+            let outputs = 40;
             let mut w = weights::<f32>(9, outputs, inputs, 0.4, 1);
             w.iter_mut().skip(17).step_by(inputs).take(20).for_each(|w| *w = 0.0);
             let x: Vec<f32> =

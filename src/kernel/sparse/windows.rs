@@ -9,16 +9,18 @@
 //!
 //! The 32 inputs of a window sit in two registers, from which one permutation (`vpermt2ps`) takes 16: no load per weight.
 //! Every window has the same number of steps, so that there is no branch to mispredict; a place that an output does not
-//! need holds a zero, and weights beyond the steps go to the rest, which is in compressed rows. A step costs about as much
+//! need holds a zero, and weights beyond the steps go to the rest, which is in cells. A step costs about as much
 //! as six weights of the rest, hence [`PAYS`].
 //!
-//! A zero in a place that is not needed makes NaN of an infinite input, so callers use compressed rows for those.
+//! A zero in a place that is not needed makes NaN of an infinite input, so callers use cells alone for those.
 
 use std::ops::Range;
 
-use super::csr::Csr;
+use super::cells::Cells;
+use super::csr::{Column, Csr};
 use super::lanes::{GROUP, LINE, Line};
 use super::real::{SparseReal, SparseScratch};
+use super::rows::one;
 use crate::kernel::Isa;
 
 /// Inputs of a window.
@@ -40,7 +42,7 @@ pub(in crate::kernel) struct Windows<F> {
     values: Vec<Line<F>>,
     /// Below 32.
     indices: Vec<[u8; LINE]>,
-    rest: Csr<F, u16>,
+    rest: Cells<F>,
 }
 
 /// The places of some slices.
@@ -53,8 +55,8 @@ pub struct Slices<'a, F> {
 }
 
 impl<F: SparseReal> Windows<F> {
-    /// `None` where compressed rows alone are as good.
-    pub(super) fn new(csr: &Csr<F, u16>) -> Option<Self> {
+    /// `None` where cells alone are as good.
+    pub(super) fn new<C: Column>(csr: &Csr<F, C>) -> Option<Self> {
         let windows = csr.inputs().div_ceil(WINDOW);
         let slices = csr.outputs().div_ceil(LINE);
         // taken[k]: how many weights step k would take.
@@ -72,13 +74,13 @@ impl<F: SparseReal> Windows<F> {
         }
         let mut values = vec![Line([F::default(); LINE]); slices * windows * steps];
         let mut indices = vec![[0; LINE]; slices * windows * steps];
-        let mut rest = Csr::new(csr.inputs());
+        let mut rest = Csr::<F, C>::new(csr.inputs());
         let mut late = Vec::new();
         for i in 0..csr.outputs() {
             let (columns, row) = csr.row(i);
             late.clear();
             each_place(columns, |entry, window, step| {
-                let column = usize::from(columns[entry]);
+                let column = columns[entry].get();
                 if step < steps {
                     let place = (i / LINE * windows + window) * steps + step;
                     values[place].0[i % LINE] = row[entry];
@@ -89,7 +91,7 @@ impl<F: SparseReal> Windows<F> {
             });
             rest.push_row(late.iter().copied());
         }
-        Some(Self { inputs: csr.inputs(), windows, steps, values, indices, rest })
+        Some(Self { inputs: csr.inputs(), windows, steps, values, indices, rest: Cells::whole(&rest) })
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -108,10 +110,10 @@ impl<F: SparseReal> Windows<F> {
         lines
     }
 
-    /// Sums of the outputs `rows`, which begin with a whole slice; `lines` are the finite numbers `x` prepared.
+    /// Sums of the outputs `rows`, which begin with a band of cells; `lines` are the finite numbers `x` prepared.
     pub(super) fn multiply(&self, isa: Isa, rows: Range<usize>, lines: &[Line<F>], x: &[F], y: &mut [F]) {
-        assert_eq!((rows.start % LINE, rows.len()), (0, y.len()), "whole slices");
-        F::one(isa, &self.rest, rows.start, x, y);
+        assert_eq!(rows.len(), y.len(), "sums of all outputs");
+        one(isa, &self.rest, rows.start, x, y);
         // In blocks, so that the sums stay on the stack.
         const BLOCK: usize = 16;
         let mut sums = [Line([F::default(); LINE]); BLOCK];
@@ -132,10 +134,10 @@ impl<F: SparseReal> Windows<F> {
 }
 
 /// Calls `place(entry, window, step)` for the entries of a row.
-fn each_place(columns: &[u16], mut place: impl FnMut(usize, usize, usize)) {
+fn each_place<C: Column>(columns: &[C], mut place: impl FnMut(usize, usize, usize)) {
     let (mut last, mut step) = (usize::MAX, 0);
     for (entry, &column) in columns.iter().enumerate() {
-        let window = usize::from(column) / WINDOW;
+        let window = column.get() / WINDOW;
         step = if window == last { step + 1 } else { 0 };
         last = window;
         place(entry, window, step);

@@ -69,7 +69,7 @@ impl Avx2 {
 
 impl Avx512 {
     /// The smaller set, which every such processor has.
-    pub(super) fn narrow(self) -> Avx2 {
+    pub(in crate::kernel) fn narrow(self) -> Avx2 {
         Avx2(())
     }
 

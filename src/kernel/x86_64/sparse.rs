@@ -3,14 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::sparse::{Csr, LINE, Lanes, Line, Slices, Strips, WINDOW};
-
-impl Avx512 {
-    /// What it includes.
-    pub(in crate::kernel) fn avx2(self) -> Avx2 {
-        Avx2(())
-    }
-}
+use crate::kernel::sparse::{Cell, LINE, Lanes, Line, Slices, Strips, WINDOW};
 
 /// Blocks of 16 outputs: `$vectors` vectors hold them, and `$tile` rows of a batch fill the registers.
 macro_rules! blocks {
@@ -199,62 +192,134 @@ blocks!(
 );
 
 impl Avx2 {
-    /// [`crate::kernel::sparse`]'s product with one row, four inputs gathered by a load and three inserts.
-    pub(in crate::kernel) fn sparse_one(self, csr: &Csr<f32, u16>, first: usize, x: &[f32], y: &mut [f32]) {
-        assert_eq!(x.len(), csr.inputs(), "length of the input");
+    /// Adds to the sums `y` of one row what a cell has for its inputs, four of them gathered by a load and three inserts.
+    pub(in crate::kernel) fn sparse_one(self, cell: Cell<'_, f32>, x: &[f32], y: &mut [f32]) {
         // SAFETY: `self` proves that the processor has these instructions.
-        unsafe { sparse_one(csr, first, x, y) }
+        unsafe { sparse_one(cell, x, y) }
     }
 }
 
-/// `x` has as many elements as `csr` has inputs.
 #[target_feature(enable = "avx2,fma")]
-fn sparse_one(csr: &Csr<f32, u16>, first: usize, x: &[f32], y: &mut [f32]) {
-    debug_assert_eq!(x.len(), csr.inputs());
-    // The inputs of four columns.
-    let four = |columns: &[u16; 4]| {
-        // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `x` is long.
+fn sparse_one(cell: Cell<'_, f32>, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), cell.inputs(), "length of the input");
+    // The inputs of four columns: one load of them all, since loads are what this runs out of.
+    let four = |columns: u64| {
+        // SAFETY: columns of a cell are below its inputs, of which there are as many as `x` is long; it has one for column 0 if it has
+        // entries.
         let at = |column: u16| unsafe { _mm_set_ss(*x.get_unchecked(usize::from(column))) };
-        // One load of all columns: loads are what this runs out of.
-        // SAFETY: eight bytes to read, wherever they stand.
-        let all = unsafe { columns.as_ptr().cast::<u64>().read_unaligned() };
-        let low = _mm_insert_ps::<0x10>(at(all as u16), at((all >> 16) as u16));
-        _mm_insert_ps::<0x30>(_mm_insert_ps::<0x20>(low, at((all >> 32) as u16)), at((all >> 48) as u16))
+        let low = _mm_insert_ps::<0x10>(at(columns as u16), at((columns >> 16) as u16));
+        _mm_insert_ps::<0x30>(
+            _mm_insert_ps::<0x20>(low, at((columns >> 32) as u16)),
+            at((columns >> 48) as u16),
+        )
     };
+    // SAFETY: eight bytes to read, wherever they stand.
+    let load = |columns: &[u16; 4]| unsafe { columns.as_ptr().cast::<u64>().read_unaligned() };
+    // SAFETY: four numbers to read.
+    let values_of = |values: &[f32; 4]| unsafe { _mm_loadu_ps(values.as_ptr()) };
     let step = |sum: __m128, columns: &[u16; 4], values: &[f32; 4]| {
-        // SAFETY: four numbers to read.
-        let values = unsafe { _mm_loadu_ps(values.as_ptr()) };
-        _mm_fmadd_ps(values, four(columns), sum)
+        _mm_fmadd_ps(values_of(values), four(load(columns)), sum)
     };
-    for (i, y) in y.iter_mut().enumerate() {
-        let (columns, values, count) = csr.quads(first + i);
-        let (column_chunks, more_columns) = columns[..count / 4].as_chunks::<4>();
-        let (value_chunks, more_values) = values[..count / 4].as_chunks::<4>();
-        let mut chains = [_mm_setzero_ps(); 4];
+    for part in cell {
+        let (columns, values, last) = part.fours();
+        let whole = columns.len() - usize::from(last > 0);
+        let (columns, last_columns) = columns.split_at(whole);
+        let (values, last_values) = values.split_at(whole);
+        let (column_chunks, more_columns) = columns.as_chunks::<4>();
+        let (value_chunks, more_values) = values.as_chunks::<4>();
+        let [mut a, mut b, mut c, mut d] = [_mm_setzero_ps(); 4];
         for (columns, values) in column_chunks.iter().zip(value_chunks) {
-            chains[0] = step(chains[0], &columns[0], &values[0]);
-            chains[1] = step(chains[1], &columns[1], &values[1]);
-            chains[2] = step(chains[2], &columns[2], &values[2]);
-            chains[3] = step(chains[3], &columns[3], &values[3]);
+            a = step(a, &columns[0], &values[0]);
+            b = step(b, &columns[1], &values[1]);
+            c = step(c, &columns[2], &values[2]);
+            d = step(d, &columns[3], &values[3]);
         }
-        // A copy: picked by a variable, it must not keep the chains above out of registers.
-        let mut last = chains;
-        for ((chain, columns), values) in last.iter_mut().zip(more_columns).zip(more_values) {
-            *chain = step(*chain, columns, values);
+        // One to three, and what belongs to others, masked.
+        let end = |sum: __m128| match (last_columns, last_values) {
+            ([columns], [values]) => {
+                let mask = _mm_cmplt_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(last as i32));
+                let mask = _mm_castsi128_ps(mask);
+                let columns = load(columns) & ((1 << (16 * last)) - 1);
+                _mm_fmadd_ps(_mm_and_ps(values_of(values), mask), _mm_and_ps(four(columns), mask), sum)
+            }
+            _ => sum,
+        };
+        match (more_columns, more_values) {
+            ([p], [u]) => {
+                a = step(a, p, u);
+                b = end(b);
+            }
+            ([p, q], [u, v]) => {
+                (a, b) = (step(a, p, u), step(b, q, v));
+                c = end(c);
+            }
+            ([p, q, r], [u, v, w]) => {
+                (a, b, c) = (step(a, p, u), step(b, q, v), step(c, r, w));
+                d = end(d);
+            }
+            _ => a = end(a),
         }
-        if let (Some(columns), Some(values)) = (columns.get(count / 4), values.get(count / 4)) {
-            // One to three, and what belongs to others, masked.
-            let mask = _mm_cmplt_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32((count % 4) as i32));
-            let mask = _mm_castsi128_ps(mask);
-            // SAFETY: four numbers to read.
-            let values = _mm_and_ps(unsafe { _mm_loadu_ps(values.as_ptr()) }, mask);
-            let chain = &mut last[more_columns.len()];
-            *chain = _mm_fmadd_ps(values, _mm_and_ps(four(columns), mask), *chain);
-        }
-        let [a, b, c, d] = last;
         let sum = _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d));
         let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-        *y = _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)));
+        y[part.row] += _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)));
+    }
+}
+
+impl Avx512 {
+    /// Adds to the sums of many rows what a cell has for its inputs.
+    pub(in crate::kernel) fn sparse_many<const V: usize>(
+        self,
+        cell: Cell<'_, f32>,
+        x: &[[Line<f32>; V]],
+        sums: &mut [[Line<f32>; V]],
+    ) {
+        // SAFETY: `self` proves that the processor has these instructions.
+        unsafe { sparse_many(cell, x, sums) }
+    }
+}
+
+/// Four weights are loaded at once, and each is spread by a shuffle: loads are what this runs out of.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn sparse_many<const V: usize>(cell: Cell<'_, f32>, x: &[[Line<f32>; V]], sums: &mut [[Line<f32>; V]]) {
+    assert_eq!(x.len(), cell.inputs(), "lanes of all inputs");
+    let step = |sum: &mut [__m512; V], column: u64, weight: __m512| {
+        // SAFETY: columns of a cell are below its inputs, of which there are as many as `x`.
+        let x = unsafe { x.get_unchecked(column as u16 as usize) };
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum = _mm512_fmadd_ps(weight, load(x), *sum);
+        }
+    };
+    for part in cell {
+        let (columns, values) = part.entries();
+        let (column_fours, last_columns) = columns.as_chunks::<4>();
+        let (value_fours, last_values) = values.as_chunks::<4>();
+        let sums = &mut sums[part.row];
+        let (mut even, mut odd) = ([_mm512_setzero_ps(); V], [_mm512_setzero_ps(); V]);
+        for (even, sum) in even.iter_mut().zip(&*sums) {
+            *even = load(sum);
+        }
+        for (columns, values) in column_fours.iter().zip(value_fours) {
+            // SAFETY: eight bytes to read, wherever they stand.
+            let columns = unsafe { columns.as_ptr().cast::<u64>().read_unaligned() };
+            // SAFETY: four numbers to read.
+            let weights = _mm512_broadcast_f32x4(unsafe { _mm_loadu_ps(values.as_ptr()) });
+            step(&mut even, columns, _mm512_shuffle_ps::<0x00>(weights, weights));
+            step(&mut odd, columns >> 16, _mm512_shuffle_ps::<0x55>(weights, weights));
+            step(&mut even, columns >> 32, _mm512_shuffle_ps::<0xaa>(weights, weights));
+            step(&mut odd, columns >> 48, _mm512_shuffle_ps::<0xff>(weights, weights));
+        }
+        for (i, (&column, &value)) in last_columns.iter().zip(last_values).enumerate() {
+            let weight = _mm512_set1_ps(value);
+            if i == 1 {
+                step(&mut odd, column.into(), weight);
+            } else {
+                step(&mut even, column.into(), weight);
+            }
+        }
+        for (sum, (even, odd)) in sums.iter_mut().zip(even.into_iter().zip(odd)) {
+            // SAFETY: sixteen numbers to write, on a cache line.
+            unsafe { _mm512_store_ps(sum.0.as_mut_ptr(), _mm512_add_ps(even, odd)) };
+        }
     }
 }
 

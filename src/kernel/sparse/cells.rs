@@ -1,0 +1,401 @@
+//! Weights with zeros anywhere, in cells: some outputs times some inputs.
+//!
+//! ```text
+//! band b: the outputs height * b ..      cell c of a band: what its outputs have for the inputs width * c ..
+//! within a cell: rows of as many weights each stand together, the shortest first; rows without weights are left out
+//! ```
+//!
+//! A loop over a row ends where it ended for the row before, so that no branch is mispredicted, which costs as much as some
+//! twenty weights. Narrow cells keep the inputs of many rows of a batch in the first-level cache: 32 of them are 128 bytes for
+//! each input, more than the second-level cache sends per weight in the time that the products take.
+
+use std::ops::Range;
+
+use super::csr::{Column, Csr};
+use super::lanes::{GROUP, LINE, Line};
+use super::real::SparseReal;
+use crate::kernel::Isa;
+use crate::kernel::elementwise::Work;
+
+/// Most outputs of a band.
+pub(super) const MOST_ROWS: usize = 256;
+
+/// Inputs whose columns fit their type.
+const WHOLE: usize = 1 << 16;
+
+/// What the inputs of a narrow cell may fill of the first-level cache, which has 32 KB at least.
+const NEAR_BYTES: usize = 24 << 10;
+
+/// A row of a narrow cell has to have so many weights on average; its sums are fetched and stored for them.
+const PAYS: usize = 8;
+
+/// Entries after the last row, so that four can be loaded wherever one stands.
+const SPARE: usize = 3;
+
+/// Neighbouring rows of a cell with as many weights each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    weights: u32,
+    rows: u32,
+}
+
+/// Where a cell begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Start {
+    run: usize,
+    row: usize,
+    entry: usize,
+}
+
+/// Invariant: `starts` has an entry for each cell, band by band, and one more; none falls; those of the last are the numbers of
+/// `runs`, of `rows`, and of `columns` and `values` without [`SPARE`]. The runs of a cell have as many rows and entries together as
+/// lie between its start and the next. Rows are below the outputs of their band, columns below the inputs of their cell.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cells<F> {
+    outputs: usize,
+    inputs: usize,
+    height: usize,
+    width: usize,
+    starts: Vec<Start>,
+    runs: Vec<Run>,
+    rows: Vec<u16>,
+    columns: Vec<u16>,
+    values: Vec<F>,
+}
+
+impl<F: Copy + Default + PartialEq> Cells<F> {
+    /// As wide as possible, for one row of a batch.
+    pub(super) fn whole<C: Column>(csr: &Csr<F, C>) -> Self {
+        Self::new(csr, WHOLE)
+    }
+
+    /// For many rows of a batch: narrow where that pays.
+    pub(super) fn near<C: Column>(csr: &Csr<F, C>) -> Self {
+        let width = NEAR_BYTES / (2 * LINE * size_of::<F>());
+        let pays = csr.nonzero().saturating_mul(width)
+            >= PAYS.saturating_mul(csr.outputs()).saturating_mul(csr.inputs());
+        Self::new(csr, if pays && csr.inputs() > 2 * width { width } else { WHOLE })
+    }
+
+    fn new<C: Column>(csr: &Csr<F, C>, width: usize) -> Self {
+        let (outputs, inputs) = (csr.outputs(), csr.inputs());
+        // Parts for several threads, of rows enough to have equals.
+        let height = (outputs / 16).next_multiple_of(GROUP).clamp(64, MOST_ROWS);
+        let mut all = Self {
+            outputs,
+            inputs,
+            height,
+            width,
+            starts: Vec::new(),
+            runs: Vec::new(),
+            rows: Vec::new(),
+            columns: Vec::with_capacity(csr.nonzero() + SPARE),
+            values: Vec::with_capacity(csr.nonzero() + SPARE),
+        };
+        for first in (0..outputs).step_by(height) {
+            for left in (0..inputs).step_by(width) {
+                all.starts.push(all.end());
+                all.push_cell(csr, first..outputs.min(first + height), left);
+            }
+        }
+        all.starts.push(all.end());
+        all.columns.extend([0; SPARE]);
+        all.values.extend([F::default(); SPARE]);
+        all
+    }
+
+    fn push_cell<C: Column>(&mut self, csr: &Csr<F, C>, outputs: Range<usize>, left: usize) {
+        let entries = |i: usize| {
+            let (columns, values) = csr.row(i);
+            let at = |column: usize| columns.partition_point(|c| c.get() < column);
+            let range = at(left)..at(left.saturating_add(self.width));
+            (&columns[range.clone()], &values[range])
+        };
+        let mut rows: Vec<_> = outputs.clone().map(|i| (i - outputs.start, entries(i))).collect();
+        rows.retain(|(_, (columns, _))| !columns.is_empty());
+        rows.sort_by_key(|(_, (columns, _))| columns.len());
+        for same in rows.chunk_by(|(_, a), (_, b)| a.0.len() == b.0.len()) {
+            self.runs.push(Run { weights: same[0].1.0.len() as u32, rows: same.len() as u32 });
+        }
+        for (row, (columns, values)) in rows {
+            self.rows.push(row as u16);
+            self.columns.extend(columns.iter().map(|column| (column.get() - left) as u16));
+            self.values.extend_from_slice(values);
+        }
+    }
+
+    fn end(&self) -> Start {
+        Start { run: self.runs.len(), row: self.rows.len(), entry: self.values.len() }
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(super) fn nonzero(&self) -> usize {
+        self.values.len() - SPARE
+    }
+
+    /// Outputs of a band, a multiple of [`GROUP`] and at most [`MOST_ROWS`]; the last one may have fewer.
+    pub(super) fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Inputs of a cell; the last one may have fewer.
+    pub(in crate::kernel) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Whether one cell holds all inputs.
+    pub(super) fn is_whole(&self) -> bool {
+        self.inputs <= self.width
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        size_of_val(self.starts.as_slice())
+            + size_of_val(self.runs.as_slice())
+            + size_of_val(self.rows.as_slice())
+            + size_of_val(self.columns.as_slice())
+            + size_of_val(self.values.as_slice())
+    }
+
+    /// The cells of band `b`, each for the next [`width`](Self::width) inputs.
+    ///
+    /// # Panics
+    /// Unless `b` is a band.
+    pub(super) fn band(&self, b: usize) -> impl Iterator<Item = Cell<'_, F>> {
+        let cells = self.inputs.div_ceil(self.width);
+        self.starts[b * cells..][..cells + 1].windows(2).enumerate().map(|(c, ends)| {
+            let (start, end) = (ends[0], ends[1]);
+            Cell {
+                inputs: self.width.min(self.inputs - c * self.width),
+                run: Run { weights: 0, rows: 0 },
+                runs: self.runs[start.run..end.run].iter(),
+                rows: self.rows[start.row..end.row].iter(),
+                columns: &self.columns[start.entry..end.entry + SPARE],
+                values: &self.values[start.entry..end.entry + SPARE],
+            }
+        })
+    }
+}
+
+/// The rows of a cell that are still to come.
+#[derive(Clone, Debug)]
+pub struct Cell<'a, F> {
+    inputs: usize,
+    run: Run,
+    runs: std::slice::Iter<'a, Run>,
+    rows: std::slice::Iter<'a, u16>,
+    columns: &'a [u16],
+    values: &'a [F],
+}
+
+/// What a row has in a cell.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a, F> {
+    /// Below the outputs of the band.
+    pub(in crate::kernel) row: usize,
+    count: usize,
+    /// `count` of them and up to three more, a multiple of four.
+    columns: &'a [u16],
+    /// As many.
+    values: &'a [F],
+}
+
+impl<F> Cell<'_, F> {
+    /// Inputs of the cell.
+    pub(in crate::kernel) fn inputs(&self) -> usize {
+        self.inputs
+    }
+}
+
+impl<'a, F> Iterator for Cell<'a, F> {
+    type Item = Part<'a, F>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Part<'a, F>> {
+        if self.run.rows == 0 {
+            self.run = *self.runs.next()?;
+        }
+        self.run.rows -= 1;
+        let (row, count) = (usize::from(*self.rows.next()?), self.run.weights as usize);
+        let padded = count.next_multiple_of(4);
+        debug_assert!(padded <= self.columns.len() && self.columns.len() == self.values.len());
+        // SAFETY: the invariant of `Cells`: as many entries as the runs say, and `SPARE` more.
+        let part = unsafe { (self.columns.get_unchecked(..padded), self.values.get_unchecked(..padded)) };
+        // SAFETY: as above.
+        let later = unsafe { (self.columns.get_unchecked(count..), self.values.get_unchecked(count..)) };
+        (self.columns, self.values) = later;
+        Some(Part { row, count, columns: part.0, values: part.1 })
+    }
+}
+
+impl<'a, F> Part<'a, F> {
+    /// Columns, below the inputs of the cell, and values.
+    #[inline(always)]
+    pub(in crate::kernel) fn entries(&self) -> (&'a [u16], &'a [F]) {
+        // SAFETY: there are at least so many.
+        unsafe { (self.columns.get_unchecked(..self.count), self.values.get_unchecked(..self.count)) }
+    }
+
+    /// The entries in fours, and how many of the last four there are if not all, else none. What else those hold belongs to
+    /// others: any number for any column.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(in crate::kernel) fn fours(&self) -> (&'a [[u16; 4]], &'a [[F; 4]], usize) {
+        (self.columns.as_chunks().0, self.values.as_chunks().0, self.count % 4)
+    }
+}
+
+/// Adds to the sums of a band, for many rows, what a cell has for its inputs `x`.
+pub(super) fn many_on<F: SparseReal, const V: usize>(
+    isa: Isa,
+    cell: Cell<'_, F>,
+    x: &[[Line<F>; V]],
+    sums: &mut [[Line<F>; V]],
+) {
+    match isa {
+        // Without the instruction, a fused step is a call of the maths library.
+        Isa::Scalar => many::<F, V, false>(cell, x, sums),
+        _ => F::many(isa, cell, x, sums),
+    }
+}
+
+/// [`many`] with steps that round once, compiled for each set of instructions.
+pub(super) struct Fused<'a, F, const V: usize> {
+    pub(super) cell: Cell<'a, F>,
+    pub(super) x: &'a [[Line<F>; V]],
+    pub(super) sums: &'a mut [[Line<F>; V]],
+}
+
+impl<F: SparseReal, const V: usize> Work for Fused<'_, F, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        many::<F, V, true>(self.cell, self.x, self.sums);
+    }
+}
+
+/// The definition for many rows, of which `x` holds the inputs of a cell and `sums` the sums of a band.
+#[inline(always)]
+pub(super) fn many<F: SparseReal, const V: usize, const FUSED: bool>(
+    cell: Cell<'_, F>,
+    x: &[[Line<F>; V]],
+    sums: &mut [[Line<F>; V]],
+) {
+    assert_eq!(x.len(), cell.inputs(), "lanes of all inputs");
+    let step = |sum: &mut [Line<F>; V], column: u16, value: F| {
+        // SAFETY: columns are below the inputs of the cell, of which there are as many as `x`.
+        let x = unsafe { x.get_unchecked(usize::from(column)) };
+        for (sum, x) in sum.iter_mut().zip(x) {
+            for (sum, &x) in sum.0.iter_mut().zip(&x.0) {
+                *sum = if FUSED { value.fused(x, *sum) } else { value * x + *sum };
+            }
+        }
+    };
+    for part in cell {
+        let (columns, values) = part.entries();
+        let (column_pairs, last_column) = columns.as_chunks::<2>();
+        let (value_pairs, last_value) = values.as_chunks::<2>();
+        let sums = &mut sums[part.row];
+        let (mut even, mut odd) = (*sums, [Line([F::default(); LINE]); V]);
+        for (columns, values) in column_pairs.iter().zip(value_pairs) {
+            step(&mut even, columns[0], values[0]);
+            step(&mut odd, columns[1], values[1]);
+        }
+        for (&column, &value) in last_column.iter().zip(last_value) {
+            step(&mut even, column, value);
+        }
+        for (sum, (even, odd)) in sums.iter_mut().zip(even.iter().zip(&odd)) {
+            sum.0 = std::array::from_fn(|l| even.0[l] + odd.0[l]);
+        }
+    }
+}
+
+/// The definition for one row: adds to the sums `y` of a band what a cell has for its inputs `x`.
+pub(super) fn one<F: SparseReal>(cell: Cell<'_, F>, x: &[F], y: &mut [F]) {
+    assert_eq!(x.len(), cell.inputs(), "length of the input");
+    for part in cell {
+        let (columns, values) = part.entries();
+        let mut chains = [F::default(); 16];
+        let (column_chunks, last_columns) = columns.as_chunks::<16>();
+        let (value_chunks, last_values) = values.as_chunks::<16>();
+        for (columns, values) in column_chunks.iter().zip(value_chunks) {
+            for c in 0..16 {
+                // SAFETY: columns are below the inputs of the cell, of which `x` has as many.
+                let x = unsafe { *x.get_unchecked(usize::from(columns[c])) };
+                chains[c] = values[c] * x + chains[c];
+            }
+        }
+        for ((chain, &column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
+            *chain = value * x[usize::from(column)] + *chain;
+        }
+        for half in [8, 4, 2, 1] {
+            for c in 0..half {
+                chains[c] = chains[c] + chains[c + half];
+            }
+        }
+        y[part.row] = y[part.row] + chains[0];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every entry as (output, input, value), in order of outputs.
+    fn entries(cells: &Cells<f32>) -> Vec<(usize, usize, f32)> {
+        let bands = cells.outputs.div_ceil(cells.height);
+        let mut all = Vec::new();
+        for b in 0..bands {
+            for (c, cell) in cells.band(b).enumerate() {
+                let mut longest = 0;
+                for part in cell {
+                    let (columns, values) = part.entries();
+                    assert!(columns.len() >= longest.max(1), "sorted by length");
+                    longest = columns.len();
+                    all.extend(columns.iter().zip(values).map(|(&column, &value)| {
+                        (b * cells.height + part.row, c * cells.width + usize::from(column), value)
+                    }));
+                }
+            }
+        }
+        all.sort_by_key(|&(i, j, _)| (i, j));
+        all
+    }
+
+    #[test]
+    fn hold_every_weight_once() {
+        let (outputs, inputs) = (300, 1000);
+        for every in [1, 7, 400] {
+            let mut dense = vec![0.0f32; outputs * inputs];
+            dense.iter_mut().enumerate().step_by(every).for_each(|(at, w)| *w = 1.0 + at as f32);
+            let csr = Csr::<f32, u32>::from_dense(&dense, outputs, inputs);
+            let expected: Vec<_> = (0..outputs)
+                .flat_map(|i| {
+                    let (columns, values) = csr.row(i);
+                    columns.iter().zip(values).map(move |(&column, &value)| (i, column as usize, value))
+                })
+                .collect();
+            let (near, whole) = (Cells::near(&csr), Cells::whole(&csr));
+            assert_eq!((near.is_whole(), whole.is_whole()), (every == 400, true));
+            assert_eq!(entries(&near), expected);
+            assert_eq!(entries(&whole), expected);
+            assert_eq!(near.nonzero(), csr.nonzero());
+        }
+    }
+
+    #[test]
+    fn more_inputs_than_columns_count_make_several_cells() {
+        let mut dense = vec![0.0f32; 2 * 70_000];
+        (dense[5], dense[65_535], dense[65_536], dense[139_999]) = (1.0, 2.0, 3.0, 4.0);
+        let cells = Cells::whole(&Csr::<f32, u32>::from_dense(&dense, 2, 70_000));
+        assert!(!cells.is_whole());
+        assert_eq!(entries(&cells), [(0, 5, 1.0), (0, 65_535, 2.0), (0, 65_536, 3.0), (1, 69_999, 4.0)]);
+    }
+}
