@@ -104,6 +104,12 @@ impl Live {
 
     #[inline(always)]
     fn find_tile<F: Element, const N: usize>(&mut self, tile: &[F]) {
+        // One row is counted first, by vectors: most have too few zeros.
+        if N == 1
+            && !worth(tile.iter().map(|&x| u32::from(x != F::default())).sum::<u32>() as usize, tile.len())
+        {
+            return self.lists.push(None);
+        }
         let chunks = tile.as_chunks::<N>().0;
         self.find::<F>(chunks.len(), |k| {
             let mut any = false;
@@ -128,13 +134,17 @@ impl Live {
             positions[found] = k as u32;
             found += usize::from(any(k));
         }
-        // A list costs a little; it has to leave out enough.
-        let worth = found <= length - length / 8 && found < length;
+        let worth = worth(found, length);
         self.lists.push(worth.then_some((first, first + found)));
         if !worth {
             self.positions.truncate(first);
         }
     }
+}
+
+/// Whether a list of `found` leaves out enough: it costs a little.
+fn worth(found: usize, length: usize) -> bool {
+    found <= length - length / 8 && found < length
 }
 
 #[cfg(test)]
