@@ -15,27 +15,20 @@ pub(super) enum Skip {
     Panels,
 }
 
-/// So many elements `k` without a zero among them, and the rest is not looked at.
-const TRIAL: usize = 128;
+/// So many elements `k`, evenly spread, are looked at before all others, which are not if fewer than one of sixteen is zero.
+const TRIAL: usize = 32;
 
 /// Elements of packed rows: a zero contributes nothing.
-pub(super) trait Element: Copy + Default + PartialEq {
-    /// How many `k` one element stands for.
-    const CODES: usize = 1;
-}
+pub(super) trait Element: Copy + Default + PartialEq {}
 
 impl Element for f32 {}
 impl Element for f64 {}
 
 /// Four codes.
-impl Element for u32 {
-    const CODES: usize = 4;
-}
+impl Element for u32 {}
 
 /// Four codes of 16 bits.
-impl Element for [u32; 2] {
-    const CODES: usize = 4;
-}
+impl Element for [u32; 2] {}
 
 /// Lists of `k`, one after the other; memory is kept from use to use.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +84,7 @@ impl Live {
     /// Adds the list of a panel.
     #[inline(always)]
     pub(super) fn add_panel<F: Real>(&mut self, panel: Strips<'_, F>) {
-        self.find::<F>(panel.count(), |k| {
+        self.find(panel.count(), |k| {
             let mut any = false;
             for s in 0..PANEL / F::LINE {
                 for &x in &panel.strip(s)[k * F::LINE..][..F::LINE] {
@@ -111,7 +104,7 @@ impl Live {
             return self.lists.push(None);
         }
         let chunks = tile.as_chunks::<N>().0;
-        self.find::<F>(chunks.len(), |k| {
+        self.find(chunks.len(), |k| {
             let mut any = false;
             for &x in &chunks[k] {
                 any |= x != F::default();
@@ -122,15 +115,14 @@ impl Live {
 
     /// Lists those of so many `k` that have `any`.
     #[inline(always)]
-    fn find<F: Element>(&mut self, length: usize, any: impl Fn(usize) -> bool) {
+    fn find(&mut self, length: usize, any: impl Fn(usize) -> bool) {
+        if length > 2 * TRIAL && (0..TRIAL).filter(|i| !any(i * length / TRIAL)).count() < TRIAL / 16 {
+            return self.lists.push(None);
+        }
         let first = self.positions.len();
         self.positions.resize(first + length, 0);
         let (positions, mut found) = (&mut self.positions[first..], 0);
         for k in 0..length {
-            if k == TRIAL / F::CODES && found == k {
-                found = length;
-                break;
-            }
             positions[found] = k as u32;
             found += usize::from(any(k));
         }
@@ -182,8 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dense_beginning_ends_the_search() {
-        let dense_then_zero: Vec<f32> = (0..400 * 4).map(|i| if i < 130 * 4 { 1.0 } else { 0.0 }).collect();
-        assert_eq!(list(4, &dense_then_zero), [None]);
+    fn zeros_are_found_wherever_they_stand() {
+        let tile = |zeros: std::ops::Range<usize>| -> Vec<f32> {
+            (0..400 * 4).map(|i| if zeros.contains(&(i / 4)) { 0.0 } else { 1.0 }).collect()
+        };
+        for zeros in [0..100, 150..250, 300..400] {
+            let expected: Vec<u32> = (0..400).filter(|&k| !zeros.contains(&(k as usize))).collect();
+            assert_eq!(list(4, &tile(zeros)), [Some(expected)]);
+        }
+        assert_eq!(list(4, &tile(0..0)), [None]);
     }
 }
