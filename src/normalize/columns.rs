@@ -397,6 +397,11 @@ pub(super) trait Columns<F, const N: usize>: Sync {
 
 /// Most columns of one call.
 const TILE: usize = 1024;
+/// A row of so many bytes is made by parts, each for all rows before the next: three numbers for each column of a whole one would
+/// not stay in the first-level cache. With two inputs whole rows were faster all the same (Zen 5).
+const WIDE_BYTES: usize = 16 << 10;
+/// A part has about so many bytes.
+const TILE_BYTES: usize = 2 << 10;
 
 /// Calls `f(j, inputs, out)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
@@ -451,16 +456,35 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
     fn run(self) {
         let Self { isa, whole, width, inputs, out, f } = self;
         let mut stream = Stream::new(isa, whole);
-        for (row, out) in out.chunks_exact_mut(width).enumerate() {
-            stream.fill(out, &mut Row { at: row * width, inputs, f });
+        let bytes = width * size_of::<F>();
+        if N > 1 || bytes < WIDE_BYTES {
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                stream.fill(out, &mut Row { at: row * width, left: 0, turn: usize::MAX, jump: 0, inputs, f });
+            }
+            return;
+        }
+        let tile = width.div_ceil(bytes / TILE_BYTES).next_multiple_of(COLUMNS);
+        let rows = out.len() / width;
+        for left in (0..width).step_by(tile) {
+            let right = width.min(left + tile);
+            for row in 0..rows {
+                let (at, end) = (row * width + left, row * width + right);
+                let next = if row + 1 < rows { at + width } else { right };
+                let mut part = Row { at, left, turn: right - left, jump: next.wrapping_sub(end), inputs, f };
+                stream.fill(&mut out[at..end], &mut part);
+            }
         }
     }
 }
 
-/// One row.
+/// One row, or part of it.
 struct Row<'a, 'f, F, G, const N: usize> {
-    /// Where it begins.
+    /// Where it begins, and in which column.
     at: usize,
+    left: usize,
+    /// How long it is if the next does not follow it, and how far that is away.
+    turn: usize,
+    jump: usize,
     inputs: [&'a [F]; N],
     f: &'f G,
 }
@@ -469,8 +493,10 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Row<'_, '_, F, G, N
     #[inline(always)]
     fn fill(&mut self, j: usize, out: &mut [F]) {
         let (at, n) = (self.at + j, out.len());
-        self.inputs.iter().for_each(|x| fetch_some(x, at + AHEAD, n));
-        self.f.run(j, self.inputs.map(|x| &x[at..at + n]), out);
+        let jump = if j + AHEAD < self.turn { 0 } else { self.jump };
+        let soon = (at + AHEAD).wrapping_add(jump);
+        self.inputs.iter().for_each(|x| fetch_some(x, soon, n));
+        self.f.run(self.left + j, self.inputs.map(|x| &x[at..at + n]), out);
     }
 }
 
