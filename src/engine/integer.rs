@@ -22,7 +22,7 @@ pub(super) const PANEL: usize = 32;
 pub(super) enum CodeWeights {
     I8(PackedI8),
     I4(PackedI4),
-    Sparse(SparseCodes),
+    Sparse(Box<SparseCodes>),
     TwoFour(TwoOfFourCodes),
     /// Products of parts of the inputs, added in 64 bits.
     Split {
@@ -46,7 +46,7 @@ impl CodeWeights {
             return Self::split(codes, outputs, inputs, zero_point);
         }
         match layer.format {
-            Format::SparseInt8 => Self::Sparse(SparseCodes::new(isa, codes, outputs, inputs)),
+            Format::SparseInt8 => Self::Sparse(Box::new(SparseCodes::new(isa, codes, outputs, inputs))),
             Format::Int4 => Self::I4(PackedI4::new(codes, outputs, inputs)),
             format => match two_four(format, || TwoOfFourCodes::new(isa, codes, outputs, inputs)) {
                 Some(weights) => Self::TwoFour(weights),

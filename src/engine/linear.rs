@@ -21,7 +21,7 @@ pub(super) enum Linear<F> {
         activation: Fused,
     },
     Sparse {
-        weights: SparseRows<F>,
+        weights: Box<SparseRows<F>>,
         bias: Option<Vec<F>>,
         activation: Fused,
     },
@@ -78,7 +78,7 @@ impl<F: Element> Linear<F> {
         let activation = fused(layer.activation).0;
         match &layer.weights {
             Weights::Float { weight, bias } if layer.format == Format::Sparse => Self::Sparse {
-                weights: SparseRows::new(isa, weight, outputs, inputs),
+                weights: Box::new(SparseRows::new(isa, weight, outputs, inputs)),
                 bias: bias.clone(),
                 activation,
             },

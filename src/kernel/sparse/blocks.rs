@@ -9,7 +9,7 @@
 //!
 //! One row: four chains take the inputs in turn, added as `(0 + 1) + (2 + 3)`. Many rows: one chain for each.
 
-use super::csr::Column;
+use super::csr::MOST_INPUTS;
 use super::lanes::{LINE, Line, gather};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
 use crate::kernel::{Isa, MatrixMut, Pool};
@@ -61,7 +61,7 @@ impl<F: SparseReal> SparseBlocks<F> {
     /// Unless `weights` has `outputs * inputs` elements, and `inputs` fits `u32`.
     pub fn new(isa: Isa, weights: &[F], outputs: usize, inputs: usize) -> Self {
         assert_eq!(Some(weights.len()), outputs.checked_mul(inputs), "weights of {outputs} x {inputs}");
-        assert!(inputs <= u32::LIMIT, "{inputs} inputs, at most {} fit", u32::LIMIT);
+        assert!(inputs <= MOST_INPUTS, "{inputs} inputs, at most {MOST_INPUTS} fit");
         let mut strips = Strips { inputs, starts: vec![0], columns: Vec::new(), values: Vec::new() };
         for first in (0..outputs).step_by(LINE) {
             let used = LINE.min(outputs - first);
@@ -71,7 +71,7 @@ impl<F: SparseReal> SparseBlocks<F> {
                     *value = weights[(first + l) * inputs + j];
                 }
                 if line.0.iter().any(|&value| value != F::default()) {
-                    strips.columns.push(Column::new(j));
+                    strips.columns.push(j as u32);
                     strips.values.push(line);
                 }
             }

@@ -9,13 +9,15 @@
 //! twenty weights. Narrow cells keep the inputs of many rows of a batch in the first-level cache: 32 of them are 128 bytes for
 //! each input, more than the second-level cache sends per weight in the time that the products take.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::csr::{Column, Csr};
-use super::lanes::{GROUP, LINE, Line};
+use super::csr::Csr;
+use super::lanes::{LINE, Line};
 use super::real::SparseReal;
 use crate::kernel::Isa;
 use crate::kernel::elementwise::Work;
+use crate::kernel::tiles::PANEL;
 
 /// Most outputs of a band.
 pub(super) const MOST_ROWS: usize = 256;
@@ -26,7 +28,8 @@ const WHOLE: usize = 1 << 16;
 /// What the inputs of a narrow cell may fill of the first-level cache, which has 32 KB at least.
 const NEAR_BYTES: usize = 24 << 10;
 
-/// A row of a narrow cell has to have so many weights on average; its sums are fetched and stored for them.
+/// The inputs that the weights of a row meet in a narrow cell have to be so many times as many bytes as its sums, which are fetched
+/// and stored for them.
 const PAYS: usize = 8;
 
 /// Entries after the last row, so that four can be loaded wherever one stands.
@@ -65,22 +68,26 @@ pub(super) struct Cells<F> {
 
 impl<F: Copy + Default + PartialEq> Cells<F> {
     /// As wide as possible, for one row of a batch.
-    pub(super) fn whole<C: Column>(csr: &Csr<F, C>) -> Self {
+    pub(super) fn whole<S: Copy + Default + PartialEq + Into<F>>(csr: &Csr<S>) -> Self {
         Self::new(csr, WHOLE)
     }
 
-    /// For many rows of a batch: narrow where that pays.
-    pub(super) fn near<C: Column>(csr: &Csr<F, C>) -> Self {
-        let width = NEAR_BYTES / (2 * LINE * size_of::<F>());
-        let pays = csr.nonzero().saturating_mul(width)
-            >= PAYS.saturating_mul(csr.outputs()).saturating_mul(csr.inputs());
+    /// For many rows of a batch, which take so many bytes for each input and for each output: narrow where that pays.
+    pub(super) fn near<S: Copy + Default + PartialEq + Into<F>>(
+        csr: &Csr<S>,
+        (input, output): (usize, usize),
+    ) -> Self {
+        let width = NEAR_BYTES / input;
+        let met = csr.nonzero().saturating_mul(width).saturating_mul(input);
+        let pays =
+            met >= PAYS.saturating_mul(output).saturating_mul(csr.outputs()).saturating_mul(csr.inputs());
         Self::new(csr, if pays && csr.inputs() > 2 * width { width } else { WHOLE })
     }
 
-    fn new<C: Column>(csr: &Csr<F, C>, width: usize) -> Self {
+    fn new<S: Copy + Default + PartialEq + Into<F>>(csr: &Csr<S>, width: usize) -> Self {
         let (outputs, inputs) = (csr.outputs(), csr.inputs());
         // Parts for several threads, of rows enough to have equals.
-        let height = (outputs / 16).next_multiple_of(GROUP).clamp(64, MOST_ROWS);
+        let height = (outputs / 16).next_multiple_of(PANEL).clamp(2 * PANEL, MOST_ROWS);
         let mut all = Self {
             outputs,
             inputs,
@@ -104,10 +111,15 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
         all
     }
 
-    fn push_cell<C: Column>(&mut self, csr: &Csr<F, C>, outputs: Range<usize>, left: usize) {
+    fn push_cell<S: Copy + Default + PartialEq + Into<F>>(
+        &mut self,
+        csr: &Csr<S>,
+        outputs: Range<usize>,
+        left: usize,
+    ) {
         let entries = |i: usize| {
             let (columns, values) = csr.row(i);
-            let at = |column: usize| columns.partition_point(|c| c.get() < column);
+            let at = |column: usize| columns.partition_point(|&c| (c as usize) < column);
             let range = at(left)..at(left.saturating_add(self.width));
             (&columns[range.clone()], &values[range])
         };
@@ -119,8 +131,8 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
         }
         for (row, (columns, values)) in rows {
             self.rows.push(row as u16);
-            self.columns.extend(columns.iter().map(|column| (column.get() - left) as u16));
-            self.values.extend_from_slice(values);
+            self.columns.extend(columns.iter().map(|&column| (column as usize - left) as u16));
+            self.values.extend(values.iter().map(|&value| value.into()));
         }
     }
 
@@ -140,7 +152,7 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
         self.values.len() - SPARE
     }
 
-    /// Outputs of a band, a multiple of [`GROUP`] and at most [`MOST_ROWS`]; the last one may have fewer.
+    /// Outputs of a band, a multiple of [`PANEL`] and at most [`MOST_ROWS`]; the last one may have fewer.
     pub(super) fn height(&self) -> usize {
         self.height
     }
@@ -153,6 +165,23 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
     /// Whether one cell holds all inputs.
     pub(super) fn is_whole(&self) -> bool {
         self.inputs <= self.width
+    }
+
+    /// Row-major weights `[outputs, inputs]`.
+    pub(super) fn to_dense(&self) -> Vec<F> {
+        let mut all = vec![F::default(); self.outputs * self.inputs];
+        for b in 0..self.outputs.div_ceil(self.height) {
+            for (c, cell) in self.band(b).enumerate() {
+                for part in cell {
+                    let first = (b * self.height + part.row) * self.inputs + c * self.width;
+                    let (columns, values) = part.entries();
+                    for (&column, &value) in columns.iter().zip(values) {
+                        all[first + usize::from(column)] = value;
+                    }
+                }
+            }
+        }
+        all
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -180,6 +209,40 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
                 values: &self.values[start.entry..end.entry + SPARE],
             }
         })
+    }
+}
+
+/// The sums of a band, which are written as far as the band needs them.
+pub(super) struct Sums<T> {
+    memory: [MaybeUninit<T>; MOST_ROWS],
+    /// So many are written.
+    used: usize,
+}
+
+impl<T: Copy> Sums<T> {
+    /// None.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self { memory: [const { MaybeUninit::uninit() }; MOST_ROWS], used: 0 }
+    }
+
+    /// Those of so many outputs, and up to a whole panel, all `zero`.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, outputs: usize, zero: T) -> &mut [T] {
+        let count = outputs.next_multiple_of(PANEL);
+        self.memory[..count].iter_mut().for_each(|sums| {
+            sums.write(zero);
+        });
+        self.used = count;
+        // SAFETY: so many were written, and are borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), count) }
+    }
+
+    /// Whole panels of them.
+    #[inline(always)]
+    pub(super) fn get(&self) -> &[T] {
+        // SAFETY: so many were written.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.used) }
     }
 }
 
@@ -375,14 +438,14 @@ mod tests {
         for every in [1, 7, 400] {
             let mut dense = vec![0.0f32; outputs * inputs];
             dense.iter_mut().enumerate().step_by(every).for_each(|(at, w)| *w = 1.0 + at as f32);
-            let csr = Csr::<f32, u32>::from_dense(&dense, outputs, inputs);
+            let csr = Csr::<f32>::from_dense(&dense, outputs, inputs);
             let expected: Vec<_> = (0..outputs)
                 .flat_map(|i| {
                     let (columns, values) = csr.row(i);
                     columns.iter().zip(values).map(move |(&column, &value)| (i, column as usize, value))
                 })
                 .collect();
-            let (near, whole) = (Cells::near(&csr), Cells::whole(&csr));
+            let (near, whole) = (Cells::near(&csr, (128, 128)), Cells::whole(&csr));
             assert_eq!((near.is_whole(), whole.is_whole()), (every == 400, true));
             assert_eq!(entries(&near), expected);
             assert_eq!(entries(&whole), expected);
@@ -394,7 +457,7 @@ mod tests {
     fn more_inputs_than_columns_count_make_several_cells() {
         let mut dense = vec![0.0f32; 2 * 70_000];
         (dense[5], dense[65_535], dense[65_536], dense[139_999]) = (1.0, 2.0, 3.0, 4.0);
-        let cells = Cells::whole(&Csr::<f32, u32>::from_dense(&dense, 2, 70_000));
+        let cells = Cells::whole(&Csr::<f32>::from_dense(&dense, 2, 70_000));
         assert!(!cells.is_whole());
         assert_eq!(entries(&cells), [(0, 5, 1.0), (0, 65_535, 2.0), (0, 65_536, 3.0), (1, 69_999, 4.0)]);
     }

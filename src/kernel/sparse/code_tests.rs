@@ -95,6 +95,11 @@ fn more_inputs_than_u16_counts_work() {
 }
 
 #[test]
+fn narrow_cells_and_several_bands_equal_the_plain_sum() {
+    check(300, 900, 0.3, &[1, 5, 33]);
+}
+
+#[test]
 fn extremes_of_weights_and_codes_are_exact() {
     let (outputs, inputs) = (33, 260);
     for weight in [-128, 127] {

@@ -9,10 +9,10 @@
 //! As `windows.rs` for real numbers: one permutation (`vpermi2b`) takes 64 inputs, one dot product (`vpdpbusd`) multiplies
 //! them and adds in fours. Places that are not needed hold a zero, which no integer minds.
 
+use super::cells::Cells;
 use super::codes::one;
 use super::csr::Csr;
 use crate::kernel::Isa;
-use crate::kernel::tiles::PANEL;
 
 /// Inputs of a window.
 pub(in crate::kernel) const WINDOW: usize = 128;
@@ -42,7 +42,7 @@ pub(in crate::kernel) struct CodeWindows {
     windows: usize,
     steps: usize,
     places: Vec<CodeStep>,
-    rest: Csr<i8, u16>,
+    rest: Cells<i16>,
 }
 
 /// The places of one slice.
@@ -53,8 +53,8 @@ pub(in crate::kernel) struct CodeSlice<'a> {
 }
 
 impl CodeWindows {
-    /// `None` where compressed rows are as good, or the processor has no such look-up.
-    pub(super) fn new(isa: Isa, csr: &Csr<i8, u16>) -> Option<Self> {
+    /// `None` where cells alone are as good, or the processor has no such look-up.
+    pub(super) fn new(isa: Isa, csr: &Csr<i8>) -> Option<Self> {
         if !looks_up(isa) {
             return None;
         }
@@ -80,7 +80,7 @@ impl CodeWindows {
             let (columns, row) = csr.row(i);
             late.clear();
             each_place(columns, |entry, window, place| {
-                let column = usize::from(columns[entry]);
+                let column = columns[entry] as usize;
                 if place / 4 < steps {
                     let step = &mut places[(i / SLICE * windows + window) * steps + place / 4];
                     step.values[i % SLICE][place % 4] = row[entry];
@@ -91,19 +91,19 @@ impl CodeWindows {
             });
             rest.push_row(late.iter().copied());
         }
-        Some(Self { windows, steps, places, rest })
+        Some(Self { windows, steps, places, rest: Cells::whole(&rest) })
     }
 
     pub(super) fn size_bytes(&self) -> usize {
         size_of_val(self.places.as_slice()) + self.rest.size_bytes()
     }
 
-    /// Sums of the panel of outputs from `first` on; `x` is padded to whole windows.
-    pub(super) fn multiply(&self, isa: Isa, first: usize, x: &[u8], sums: &mut [i32; PANEL]) {
-        assert_eq!((first % PANEL, x.len()), (0, self.windows * WINDOW), "whole windows");
-        one(&self.rest, first, &x[..self.rest.inputs()], sums);
+    /// Adds to the sums of band `b` of cells; `x` is padded to whole windows.
+    pub(super) fn multiply(&self, isa: Isa, b: usize, x: &[u8], sums: &mut [i32]) {
+        assert_eq!(x.len(), self.windows * WINDOW, "whole windows");
+        one(&self.rest, b, &x[..self.rest.inputs()], sums);
         let per_slice = self.windows * self.steps;
-        let slices = self.places.chunks_exact(per_slice).skip(first / SLICE);
+        let slices = self.places.chunks_exact(per_slice).skip(b * self.rest.height() / SLICE);
         for (places, sums) in slices.zip(sums.as_chunks_mut::<SLICE>().0) {
             slice_on(isa, CodeSlice { steps: self.steps, places }, x, sums);
         }
@@ -111,10 +111,10 @@ impl CodeWindows {
 }
 
 /// Calls `place(entry, window, which of the row's weights in the window)` for the entries of a row.
-fn each_place(columns: &[u16], mut place: impl FnMut(usize, usize, usize)) {
+fn each_place(columns: &[u32], mut place: impl FnMut(usize, usize, usize)) {
     let (mut last, mut which) = (usize::MAX, 0);
     for (entry, &column) in columns.iter().enumerate() {
-        let window = usize::from(column) / WINDOW;
+        let window = column as usize / WINDOW;
         which = if window == last { which + 1 } else { 0 };
         last = window;
         place(entry, window, which);

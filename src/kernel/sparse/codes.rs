@@ -8,16 +8,17 @@
 //! leaving out zeros changes no integer. `i8` activations are `u8` ones with the sign bit flipped, as there.
 //!
 //! One row: windows of 128 inputs where the processor looks up 64 of 128 bytes at once (AVX-512 VBMI), see
-//! `code_windows.rs`; compressed rows elsewhere. Many rows: 32 of them side by side as 16-bit numbers, two weights of a row
-//! at a time, whose products `pmaddwd` adds in pairs.
+//! `code_windows.rs`; wide cells elsewhere (`cells.rs`). Many rows: narrow cells, 32 rows side by side as 16-bit numbers, two weights
+//! at a time, whose products `pmaddwd` adds in pairs; for that weights are held in 16 bits.
 //!
-//! 4096 x 4096, one thread of an AMD EPYC (Zen 4), 90 / 95 / 99 % zeros: one row 0.079 / 0.053 / 0.032 ms, 32 rows
-//! 1.1 / 0.59 / 0.19 ms (`cargo bench --bench peers -- --filter sparse.i8`, best of the samples on a busy machine).
+//! 4096 x 4096, one thread of an AMD EPYC (Zen 5), 90 / 95 / 99 % zeros: one row 0.053 / 0.036 / 0.014 ms, 32 rows
+//! 0.64 / 0.41 / 0.13 ms (`cargo bench --bench peers -- --filter sparse.i8`).
 
 use std::ops::Range;
 
+use super::cells::{Cell, Cells, Sums};
 use super::code_windows::{CodeWindows, WINDOW};
-use super::csr::{Column, Csr};
+use super::csr::Csr;
 use super::real::worth_sharing;
 use crate::kernel::elementwise::{Work, with};
 use crate::kernel::int8::{Codes, Input};
@@ -42,8 +43,8 @@ pub(in crate::kernel) const fn place(b: usize) -> usize {
     (b % 16 / 4) * 8 + b / 16 * 4 + b % 4
 }
 
-/// Sums of a panel of 32 outputs: `[output][row of the batch]`.
-pub(in crate::kernel) type CodeSums = [[i32; CODE_LANES]; PANEL];
+/// Sums of an output for 32 rows of the batch.
+pub(in crate::kernel) type CodeSums = [i32; CODE_LANES];
 
 /// Sparse `i8` weights `[outputs, inputs]`, ready to multiply on one set of instructions.
 ///
@@ -60,15 +61,20 @@ pub(in crate::kernel) type CodeSums = [[i32; CODE_LANES]; PANEL];
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseCodes {
     isa: Isa,
-    rows: Rows,
-    windows: Option<CodeWindows>,
+    many: Cells<i16>,
+    one: One,
+    /// Of the weights of each output.
     sums: Vec<i32>,
 }
 
+/// What multiplies one row.
 #[derive(Clone, Debug, PartialEq)]
-enum Rows {
-    Narrow(Csr<i8, u16>),
-    Wide(Csr<i8, u32>),
+enum One {
+    /// The cells for many rows.
+    Same,
+    /// Those are narrow: wide ones.
+    Cells(Cells<i8>),
+    Windows(CodeWindows),
 }
 
 /// Memory for packed activations: grows to what is needed, and is kept from call to call.
@@ -84,17 +90,14 @@ impl SparseCodes {
     /// # Panics
     /// Unless `weights` has `outputs * inputs` elements, and `inputs` fits `u32`.
     pub fn new(isa: Isa, weights: &[i8], outputs: usize, inputs: usize) -> Self {
-        let rows = if inputs <= u16::LIMIT {
-            Rows::Narrow(Csr::from_dense(weights, outputs, inputs))
-        } else {
-            Rows::Wide(Csr::from_dense(weights, outputs, inputs))
+        let csr = Csr::from_dense(weights, outputs, inputs);
+        let many = Cells::near(&csr, (size_of::<CodeLine>(), size_of::<CodeSums>()));
+        let one = match CodeWindows::new(isa, &csr) {
+            Some(windows) => One::Windows(windows),
+            None if many.is_whole() => One::Same,
+            None => One::Cells(Cells::whole(&csr)),
         };
-        let windows = match &rows {
-            Rows::Narrow(csr) => CodeWindows::new(isa, csr),
-            Rows::Wide(_) => None,
-        };
-        let sums = weight_sums(weights, outputs, inputs);
-        Self { isa, rows, windows, sums }
+        Self { isa, many, one, sums: weight_sums(weights, outputs, inputs) }
     }
 
     /// Number of outputs.
@@ -104,61 +107,44 @@ impl SparseCodes {
 
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.inputs(),
-            Rows::Wide(csr) => csr.inputs(),
-        }
+        self.many.inputs()
     }
 
     /// All weights, row-major `[outputs, inputs]`, as they were.
     pub fn weights(&self) -> Vec<i8> {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.to_dense(),
-            Rows::Wide(csr) => csr.to_dense(),
-        }
+        self.many.to_dense().into_iter().map(|weight| weight as i8).collect()
     }
 
     /// Weights that are not zero.
     pub fn nonzero(&self) -> usize {
-        match &self.rows {
-            Rows::Narrow(csr) => csr.nonzero(),
-            Rows::Wide(csr) => csr.nonzero(),
-        }
+        self.many.nonzero()
     }
 
-    /// Bytes in memory, both layouts together.
+    /// Bytes in memory, all layouts together.
     pub fn size_bytes(&self) -> usize {
-        let rows = match &self.rows {
-            Rows::Narrow(csr) => csr.size_bytes(),
-            Rows::Wide(csr) => csr.size_bytes(),
+        let one = match &self.one {
+            One::Same => 0,
+            One::Cells(cells) => cells.size_bytes(),
+            One::Windows(windows) => windows.size_bytes(),
         };
-        rows + size_of_val(self.sums.as_slice()) + self.windows.as_ref().map_or(0, CodeWindows::size_bytes)
+        self.many.size_bytes() + one + size_of_val(self.sums.as_slice())
     }
 
     /// Multiplies `input` by the weights and sends the sums through `tail`, whose matrix has a column per output.
     ///
     /// # Panics
     /// If lengths disagree.
-    pub fn multiply(&self, pool: &Pool, input: Input<'_>, tail: Tail<'_>, scratch: &mut SparseCodesScratch) {
-        tail.check(self.outputs(), self.outputs());
-        let signs = Signs::new(&input, tail.rows(), self.inputs());
-        let start = Start::new(&self.sums, signs.zero_point, input.bias);
-        match &self.rows {
-            Rows::Narrow(csr) => self.run(csr, pool, signs, start, tail, scratch),
-            Rows::Wide(csr) => self.run(csr, pool, signs, start, tail, scratch),
-        }
-    }
-
-    fn run<C: Column>(
+    pub fn multiply(
         &self,
-        csr: &Csr<i8, C>,
         pool: &Pool,
-        signs: Signs<'_>,
-        start: Start<'_>,
+        input: Input<'_>,
         mut tail: Tail<'_>,
         scratch: &mut SparseCodesScratch,
     ) {
+        tail.check(self.outputs(), self.outputs());
         let (batch, inputs) = (tail.rows(), self.inputs());
+        let signs = Signs::new(&input, batch, inputs);
+        let start = Start::new(&self.sums, signs.zero_point, input.bias);
         let mut first = 0;
         while first < batch {
             let rest = batch - first;
@@ -166,29 +152,58 @@ impl SparseCodes {
             let signs = signs.rows(&rows, inputs);
             if rows.len() == 1 {
                 let x = signs.padded(inputs, inputs.next_multiple_of(WINDOW), &mut scratch.bytes);
-                let nanoseconds = self.nonzero() as f64 * if self.windows.is_some() { 0.06 } else { 0.4 };
-                share_tail(pool, nanoseconds, tail.reborrow(), |panels, mut tail| {
-                    each_panel(self.isa, csr.outputs(), panels, &mut tail, &rows, &start, |at, sums| {
-                        match &self.windows {
-                            Some(windows) => windows.multiply(self.isa, at, x, &mut sums[0]),
-                            None => one(csr, at, &x[..inputs], &mut sums[0]),
-                        }
-                    });
-                });
+                self.one(pool, x, rows.start, &start, tail.reborrow());
             } else {
                 let lanes = gather(self.isa, signs, inputs, &mut scratch.lanes);
-                let nanoseconds = self.nonzero() as f64 * 0.5;
-                share_tail(pool, nanoseconds, tail.reborrow(), |panels, mut tail| {
-                    let mut turned = [[0; CODE_LANES]; PANEL];
-                    each_panel(self.isa, csr.outputs(), panels, &mut tail, &rows, &start, |at, sums| {
-                        many_on(self.isa, csr, at..csr.outputs().min(at + PANEL), lanes, &mut turned);
-                        let turned = Matrix::new(turned.as_flattened(), PANEL, CODE_LANES);
-                        pack(self.isa, turned, sums.as_flattened_mut(), PANEL);
-                    });
-                });
+                self.many(pool, lanes, &rows, &start, tail.reborrow());
             }
             first = rows.end;
         }
+    }
+
+    /// One row, padded to whole windows.
+    fn one(&self, pool: &Pool, x: &[u8], row: usize, start: &Start<'_>, tail: Tail<'_>) {
+        let (isa, outputs, height) = (self.isa, self.outputs(), self.many.height());
+        let nanoseconds =
+            self.nonzero() as f64 * if matches!(self.one, One::Windows(_)) { 0.06 } else { 0.4 };
+        share_tail(pool, nanoseconds, height / PANEL, tail, |panels, mut tail| {
+            let mut band = Sums::new();
+            each_panel(isa, outputs, panels, &mut tail, &(row..row + 1), start, |at, sums| {
+                if at.is_multiple_of(height) {
+                    let (b, band) = (at / height, band.begin(height.min(outputs - at), 0));
+                    match &self.one {
+                        One::Windows(windows) => windows.multiply(isa, b, x, band),
+                        One::Cells(cells) => one(cells, b, &x[..self.inputs()], band),
+                        One::Same => one(&self.many, b, &x[..self.inputs()], band),
+                    }
+                }
+                sums[0].copy_from_slice(&band.get()[at % height..][..PANEL]);
+            });
+        });
+    }
+
+    /// Some rows, whose inputs are `lanes`.
+    fn many(&self, pool: &Pool, lanes: &[CodeLine], rows: &Range<usize>, start: &Start<'_>, tail: Tail<'_>) {
+        let (isa, outputs, height) = (self.isa, self.outputs(), self.many.height());
+        share_tail(pool, self.nonzero() as f64 * 0.5, height / PANEL, tail, |panels, mut tail| {
+            let mut band = Sums::new();
+            each_panel(isa, outputs, panels, &mut tail, rows, start, |at, sums| {
+                if at.is_multiple_of(height) {
+                    let band = band.begin(height.min(outputs - at), [0; CODE_LANES]);
+                    let cells = self.many.band(at / height);
+                    for (cell, lanes) in cells.zip(lanes.chunks(self.many.width())) {
+                        many_on(isa, cell, lanes, band);
+                    }
+                }
+                let panel = &band.get()[at % height..][..PANEL];
+                pack(
+                    isa,
+                    Matrix::new(panel.as_flattened(), PANEL, CODE_LANES),
+                    sums.as_flattened_mut(),
+                    PANEL,
+                );
+            });
+        });
     }
 }
 
@@ -303,10 +318,12 @@ impl Work for End<'_, '_> {
     }
 }
 
-/// Calls `task` for ranges of panels and their tails: all at once, or on the pool if there is enough to do.
+/// Calls `task` for ranges of panels and their tails: all at once, or on the pool if there is enough to do, in multiples of
+/// `granule` panels.
 pub(super) fn share_tail(
     pool: &Pool,
     nanoseconds: f64,
+    granule: usize,
     tail: Tail<'_>,
     task: impl Fn(Range<usize>, Tail<'_>) + Sync,
 ) {
@@ -317,7 +334,7 @@ pub(super) fn share_tail(
     match worth_sharing(pool, nanoseconds) {
         None => task(0..panels, tail),
         Some(parts) => {
-            let width = panels.div_ceil(parts);
+            let width = panels.div_ceil(parts).next_multiple_of(granule);
             tail.share(pool, width * PANEL, |i, tail| task(i * width..panels.min((i + 1) * width), tail));
         }
     }
@@ -345,52 +362,56 @@ fn gather_one_by_one(codes: &[u8], inputs: usize, flip: u8, lanes: &mut [CodeLin
     }
 }
 
-/// The definition for one row: sums of the weight rows from `first` on, up to a panel.
-pub(super) fn one<C: Column>(csr: &Csr<i8, C>, first: usize, x: &[u8], sums: &mut [i32; PANEL]) {
-    assert_eq!(x.len(), csr.inputs(), "length of the input");
-    for (i, sum) in (first..csr.outputs()).zip(sums) {
-        let (columns, values) = csr.row(i);
-        let mut chains = [0i32; 8];
-        let (column_chunks, last_columns) = columns.as_chunks::<8>();
-        let (value_chunks, last_values) = values.as_chunks::<8>();
-        for (columns, values) in column_chunks.iter().zip(value_chunks) {
-            for ((chain, column), &value) in chains.iter_mut().zip(columns).zip(values) {
-                // SAFETY: columns of a `Csr` are below its inputs, of which there are as many as `x` is long.
-                let x = unsafe { *x.get_unchecked(column.get()) };
-                *chain = chain.wrapping_add(i32::from(value) * i32::from(x));
+/// The definition for one row: adds to the sums of band `b`.
+pub(super) fn one<T: Copy + Default + PartialEq + Into<i32>>(
+    cells: &Cells<T>,
+    b: usize,
+    x: &[u8],
+    sums: &mut [i32],
+) {
+    assert_eq!(x.len(), cells.inputs(), "length of the input");
+    for (cell, x) in cells.band(b).zip(x.chunks(cells.width())) {
+        for part in cell {
+            let (columns, values) = part.entries();
+            let mut chains = [0i32; 4];
+            let (column_chunks, last_columns) = columns.as_chunks::<4>();
+            let (value_chunks, last_values) = values.as_chunks::<4>();
+            for (columns, values) in column_chunks.iter().zip(value_chunks) {
+                for ((chain, &column), &value) in chains.iter_mut().zip(columns).zip(values) {
+                    // SAFETY: columns are below the inputs of the cell, of which `x` has as many.
+                    let x = unsafe { *x.get_unchecked(usize::from(column)) };
+                    *chain = chain.wrapping_add(value.into() * i32::from(x));
+                }
             }
+            for ((chain, &column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
+                *chain = chain.wrapping_add(value.into() * i32::from(x[usize::from(column)]));
+            }
+            let sum = &mut sums[part.row];
+            *sum = chains.iter().fold(*sum, |sum, &chain| sum.wrapping_add(chain));
         }
-        for ((chain, column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
-            *chain = chain.wrapping_add(i32::from(value) * i32::from(x[column.get()]));
-        }
-        *sum = chains.iter().fold(0, |sum, &chain| sum.wrapping_add(chain));
     }
 }
 
-fn many_on<C: Column>(
-    isa: Isa,
-    csr: &Csr<i8, C>,
-    rows: Range<usize>,
-    lanes: &[CodeLine],
-    sums: &mut CodeSums,
-) {
+fn many_on(isa: Isa, cell: Cell<'_, i16>, lanes: &[CodeLine], sums: &mut [CodeSums]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => cpu.sparse_codes(csr, rows, lanes, sums),
+        Isa::Avx2(cpu) => cpu.sparse_codes(cell, lanes, sums),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => cpu.sparse_codes(csr, rows, lanes, sums),
-        _ => many(csr, rows, lanes, sums),
+        Isa::Avx512(cpu) => cpu.sparse_codes(cell, lanes, sums),
+        _ => many(cell, lanes, sums),
     }
 }
 
-/// The definition for many rows: `sums[i]` of the weight rows `rows`, at most a panel.
-pub(super) fn many<C: Column>(csr: &Csr<i8, C>, rows: Range<usize>, lanes: &[CodeLine], sums: &mut CodeSums) {
-    assert_eq!(lanes.len(), csr.inputs(), "lanes of all inputs");
-    for (i, sums) in rows.zip(sums) {
-        let mut all = [0i32; CODE_LANES];
-        let (columns, values) = csr.row(i);
-        for (column, &value) in columns.iter().zip(values) {
-            for (sum, &x) in all.iter_mut().zip(&lanes[column.get()].0) {
+/// The definition for many rows, of which `lanes` holds the inputs of a cell and `sums` the sums of a band.
+fn many(cell: Cell<'_, i16>, lanes: &[CodeLine], sums: &mut [CodeSums]) {
+    assert_eq!(lanes.len(), cell.inputs(), "lanes of all inputs");
+    for part in cell {
+        let sums = &mut sums[part.row];
+        let mut all: CodeSums = [0; CODE_LANES];
+        sums.iter().enumerate().for_each(|(b, &sum)| all[place(b)] = sum);
+        let (columns, values) = part.entries();
+        for (&column, &value) in columns.iter().zip(values) {
+            for (sum, &x) in all.iter_mut().zip(&lanes[usize::from(column)].0) {
                 *sum = sum.wrapping_add(i32::from(value) * i32::from(x));
             }
         }

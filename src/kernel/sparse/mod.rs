@@ -41,7 +41,6 @@ pub(in crate::kernel) use {
     cells::Cell,
     code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice},
     codes::{CODE_LANES, CodeLine, CodeSums, place},
-    csr::{Column, Csr},
     lanes::{LINE, Line},
     two_of_four::{Pairs, Row, TILE},
     two_of_four_codes::{PairCodes, STEP as PAIR_STEP},

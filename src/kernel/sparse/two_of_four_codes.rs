@@ -110,7 +110,7 @@ impl TwoOfFourCodes {
         let depth = inputs.div_ceil(STEP);
         let x = signs.padded(inputs, depth * STEP, &mut scratch.bytes);
         let nanoseconds = self.steps.len() as f64 * 2.0 * (1.0 + batch as f64);
-        share_tail(pool, nanoseconds, tail, |panels, mut tail| {
+        share_tail(pool, nanoseconds, 1, tail, |panels, mut tail| {
             // Some rows at a time: their sums have to stay in the cache, and so have the weights of a panel.
             for first in (0..batch).step_by(CODE_LANES) {
                 let rows = first..batch.min(first + CODE_LANES);

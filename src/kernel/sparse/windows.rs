@@ -17,7 +17,7 @@
 use std::ops::Range;
 
 use super::cells::Cells;
-use super::csr::{Column, Csr};
+use super::csr::Csr;
 use super::lanes::{GROUP, LINE, Line};
 use super::real::{SparseReal, SparseScratch};
 use super::rows::one;
@@ -56,7 +56,7 @@ pub struct Slices<'a, F> {
 
 impl<F: SparseReal> Windows<F> {
     /// `None` where cells alone are as good.
-    pub(super) fn new<C: Column>(csr: &Csr<F, C>) -> Option<Self> {
+    pub(super) fn new(csr: &Csr<F>) -> Option<Self> {
         let windows = csr.inputs().div_ceil(WINDOW);
         let slices = csr.outputs().div_ceil(LINE);
         // taken[k]: how many weights step k would take.
@@ -74,13 +74,13 @@ impl<F: SparseReal> Windows<F> {
         }
         let mut values = vec![Line([F::default(); LINE]); slices * windows * steps];
         let mut indices = vec![[0; LINE]; slices * windows * steps];
-        let mut rest = Csr::<F, C>::new(csr.inputs());
+        let mut rest = Csr::new(csr.inputs());
         let mut late = Vec::new();
         for i in 0..csr.outputs() {
             let (columns, row) = csr.row(i);
             late.clear();
             each_place(columns, |entry, window, step| {
-                let column = columns[entry].get();
+                let column = columns[entry] as usize;
                 if step < steps {
                     let place = (i / LINE * windows + window) * steps + step;
                     values[place].0[i % LINE] = row[entry];
@@ -134,10 +134,10 @@ impl<F: SparseReal> Windows<F> {
 }
 
 /// Calls `place(entry, window, step)` for the entries of a row.
-fn each_place<C: Column>(columns: &[C], mut place: impl FnMut(usize, usize, usize)) {
+fn each_place(columns: &[u32], mut place: impl FnMut(usize, usize, usize)) {
     let (mut last, mut step) = (usize::MAX, 0);
     for (entry, &column) in columns.iter().enumerate() {
-        let window = column.get() / WINDOW;
+        let window = column as usize / WINDOW;
         step = if window == last { step + 1 } else { 0 };
         last = window;
         place(entry, window, step);

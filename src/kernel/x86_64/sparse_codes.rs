@@ -1,12 +1,11 @@
 //! Sparse products of codes.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::{Avx2, Avx512};
 use crate::kernel::pack::Rows;
 use crate::kernel::sparse::{
-    CODE_LANES, CodeLine, CodeSlice, CodeStep, CodeSums, Column, Csr, WINDOW8, code_slice, place,
+    CODE_LANES, Cell, CodeLine, CodeSlice, CodeStep, CodeSums, WINDOW8, code_slice, place,
 };
 
 /// Proof that this processor has AVX-512 VBMI beside the other parts.
@@ -72,70 +71,82 @@ fn spread_codes(words: &[[u32; CODE_LANES]], lanes: &mut [CodeLine]) {
 /// Many rows: `$vectors` vectors hold the 32 numbers of a line; two lines are interleaved, so that neighbours are the two
 /// factors of one row of the batch.
 macro_rules! codes {
-    ($cpu:ident, $features:literal, $vector:ty, $vectors:literal, $zero:ident, $set:ident, $load:ident, $store:ident,
-     $low:ident, $high:ident, $add:expr) => {
+    ($cpu:ident, $features:literal, $vector:ty, $vectors:literal, $zero:ident, $set:ident, $load:ident, $loadu:ident, $store:ident,
+     $low:ident, $high:ident, $add:ident, $multiply:expr) => {
         impl $cpu {
             /// See [`crate::kernel::sparse`]'s definition for many rows of codes.
-            pub(in crate::kernel) fn sparse_codes<C: Column>(
+            pub(in crate::kernel) fn sparse_codes(
                 self,
-                csr: &Csr<i8, C>,
-                rows: Range<usize>,
+                cell: Cell<'_, i16>,
                 lanes: &[CodeLine],
-                sums: &mut CodeSums,
+                sums: &mut [CodeSums],
             ) {
-                assert_eq!(lanes.len(), csr.inputs(), "lanes of all inputs");
-
-                /// `lanes` has lines of all inputs.
                 #[target_feature(enable = $features)]
-                fn inner<C: Column>(
-                    csr: &Csr<i8, C>,
-                    rows: Range<usize>,
-                    lanes: &[CodeLine],
-                    sums: &mut CodeSums,
-                ) {
-                    for (i, sums) in rows.zip(sums) {
-                        let (columns, values) = csr.row(i);
-                        let (column_pairs, last_column) = columns.as_chunks::<2>();
-                        let (value_pairs, last_value) = values.as_chunks::<2>();
-                        let mut all = [[$zero(); 2]; $vectors];
-                        for (columns, values) in column_pairs.iter().zip(value_pairs) {
-                            // SAFETY: columns of a `Csr` are below its inputs, of which `lanes` has lines.
-                            let a = unsafe { lanes.get_unchecked(columns[0].get()) };
-                            // SAFETY: as above.
-                            let b = unsafe { lanes.get_unchecked(columns[1].get()) };
-                            step(&mut all, a, b, values[0], values[1]);
+                fn inner(cell: Cell<'_, i16>, lanes: &[CodeLine], sums: &mut [CodeSums]) {
+                    assert_eq!(lanes.len(), cell.inputs(), "lanes of all inputs");
+                    for part in cell {
+                        let (columns, values) = part.entries();
+                        let (column_fours, more_columns) = columns.as_chunks::<4>();
+                        let (value_fours, more_values) = values.as_chunks::<4>();
+                        let (column_pairs, last_column) = more_columns.as_chunks::<2>();
+                        let (value_pairs, last_value) = more_values.as_chunks::<2>();
+                        let sums = &mut sums[part.row];
+                        let (mut even, mut odd) = ([[$zero(); 2]; $vectors], [[$zero(); 2]; $vectors]);
+                        for (columns, values) in column_fours.iter().zip(value_fours) {
+                            let [[a, b], [c, d]] = [[columns[0], columns[1]], [columns[2], columns[3]]];
+                            step(&mut even, lanes, [a, b], [values[0], values[1]]);
+                            step(&mut odd, lanes, [c, d], [values[2], values[3]]);
                         }
-                        if let (Some(column), Some(&value)) = (last_column.first(), last_value.first()) {
-                            let line = &lanes[column.get()];
-                            step(&mut all, line, line, value, 0);
+                        for (&columns, &values) in column_pairs.iter().zip(value_pairs) {
+                            step(&mut even, lanes, columns, values);
                         }
-                        for (v, all) in all.into_iter().enumerate() {
-                            for (half, sum) in all.into_iter().enumerate() {
+                        if let (&[column], &[value]) = (last_column, last_value) {
+                            step(&mut odd, lanes, [column; 2], [value, 0]);
+                        }
+                        for (v, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                            for half in 0..2 {
                                 let to = &mut sums[half * 16 + v * (16 / $vectors)..][..16 / $vectors];
                                 // SAFETY: as many sums as a vector holds.
+                                let before = unsafe { $loadu(to.as_ptr().cast()) };
+                                let sum = $add(before, $add(even[half], odd[half]));
+                                // SAFETY: as above.
                                 unsafe { $store(to.as_mut_ptr().cast(), sum) };
                             }
                         }
                     }
                 }
 
+                /// The columns are below the number of `lanes`.
                 #[inline]
                 #[target_feature(enable = $features)]
-                fn step(sums: &mut [[$vector; 2]; $vectors], a: &CodeLine, b: &CodeLine, p: i8, q: i8) {
+                fn step(
+                    sums: &mut [[$vector; 2]; $vectors],
+                    lanes: &[CodeLine],
+                    columns: [u16; 2],
+                    weights: [i16; 2],
+                ) {
+                    let [p, q] = weights;
                     let weights = $set(i32::from(q) << 16 | (i32::from(p) & 0xffff));
+                    // SAFETY: columns of a cell are below its inputs, of which `lanes` has lines.
+                    let (a, b) = unsafe {
+                        (
+                            lanes.get_unchecked(usize::from(columns[0])),
+                            lanes.get_unchecked(usize::from(columns[1])),
+                        )
+                    };
                     for (v, sums) in sums.iter_mut().enumerate() {
                         let at = v * (CODE_LANES / $vectors);
                         // SAFETY: an aligned vector of each line, which is `$vectors` of them.
                         let (a, b) = unsafe {
                             ($load(a.0.as_ptr().add(at).cast()), $load(b.0.as_ptr().add(at).cast()))
                         };
-                        sums[0] = $add(sums[0], $low(a, b), weights);
-                        sums[1] = $add(sums[1], $high(a, b), weights);
+                        sums[0] = $multiply(sums[0], $low(a, b), weights);
+                        sums[1] = $multiply(sums[1], $high(a, b), weights);
                     }
                 }
 
                 // SAFETY: `self` proves the instructions.
-                unsafe { inner(csr, rows, lanes, sums) }
+                unsafe { inner(cell, lanes, sums) }
             }
         }
     };
@@ -149,9 +160,11 @@ codes!(
     _mm256_setzero_si256,
     _mm256_set1_epi32,
     _mm256_load_si256,
+    _mm256_loadu_si256,
     _mm256_storeu_si256,
     _mm256_unpacklo_epi16,
     _mm256_unpackhi_epi16,
+    _mm256_add_epi32,
     |sum, x, w| _mm256_add_epi32(sum, _mm256_madd_epi16(x, w))
 );
 codes!(
@@ -162,9 +175,11 @@ codes!(
     _mm512_setzero_si512,
     _mm512_set1_epi32,
     _mm512_load_si512,
+    _mm512_loadu_si512,
     _mm512_storeu_si512,
     _mm512_unpacklo_epi16,
     _mm512_unpackhi_epi16,
+    _mm512_add_epi32,
     |sum, x, w| _mm512_dpwssd_epi32(sum, x, w)
 );
 
