@@ -12,11 +12,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::csr::Csr;
-use super::lanes::{LINE, Line};
-use super::real::SparseReal;
-use crate::kernel::Isa;
-use crate::kernel::elementwise::Work;
+use super::csr::{Csr, Number};
 use crate::kernel::tiles::PANEL;
 
 /// Most outputs of a band.
@@ -66,17 +62,14 @@ pub(super) struct Cells<F> {
     values: Vec<F>,
 }
 
-impl<F: Copy + Default + PartialEq> Cells<F> {
+impl<F: Number> Cells<F> {
     /// As wide as possible, for one row of a batch.
-    pub(super) fn whole<S: Copy + Default + PartialEq + Into<F>>(csr: &Csr<S>) -> Self {
+    pub(super) fn whole<S: Number + Into<F>>(csr: &Csr<S>) -> Self {
         Self::new(csr, WHOLE)
     }
 
     /// For many rows of a batch, which take so many bytes for each input and for each output: narrow where that pays.
-    pub(super) fn near<S: Copy + Default + PartialEq + Into<F>>(
-        csr: &Csr<S>,
-        (input, output): (usize, usize),
-    ) -> Self {
+    pub(super) fn near<S: Number + Into<F>>(csr: &Csr<S>, (input, output): (usize, usize)) -> Self {
         let width = NEAR_BYTES / input;
         let met = csr.nonzero().saturating_mul(width).saturating_mul(input);
         let pays =
@@ -84,7 +77,7 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
         Self::new(csr, if pays && csr.inputs() > 2 * width { width } else { WHOLE })
     }
 
-    fn new<S: Copy + Default + PartialEq + Into<F>>(csr: &Csr<S>, width: usize) -> Self {
+    fn new<S: Number + Into<F>>(csr: &Csr<S>, width: usize) -> Self {
         let (outputs, inputs) = (csr.outputs(), csr.inputs());
         // Parts for several threads, of rows enough to have equals.
         let height = (outputs / 16).next_multiple_of(PANEL).clamp(2 * PANEL, MOST_ROWS);
@@ -111,12 +104,7 @@ impl<F: Copy + Default + PartialEq> Cells<F> {
         all
     }
 
-    fn push_cell<S: Copy + Default + PartialEq + Into<F>>(
-        &mut self,
-        csr: &Csr<S>,
-        outputs: Range<usize>,
-        left: usize,
-    ) {
+    fn push_cell<S: Number + Into<F>>(&mut self, csr: &Csr<S>, outputs: Range<usize>, left: usize) {
         let entries = |i: usize| {
             let (columns, values) = csr.row(i);
             let at = |column: usize| columns.partition_point(|&c| (c as usize) < column);
@@ -311,99 +299,6 @@ impl<'a, F> Part<'a, F> {
     #[inline(always)]
     pub(in crate::kernel) fn fours(&self) -> (&'a [[u16; 4]], &'a [[F; 4]], usize) {
         (self.columns.as_chunks().0, self.values.as_chunks().0, self.count % 4)
-    }
-}
-
-/// Adds to the sums of a band, for many rows, what a cell has for its inputs `x`.
-pub(super) fn many_on<F: SparseReal, const V: usize>(
-    isa: Isa,
-    cell: Cell<'_, F>,
-    x: &[[Line<F>; V]],
-    sums: &mut [[Line<F>; V]],
-) {
-    match isa {
-        // Without the instruction, a fused step is a call of the maths library.
-        Isa::Scalar => many::<F, V, false>(cell, x, sums),
-        _ => F::many(isa, cell, x, sums),
-    }
-}
-
-/// [`many`] with steps that round once, compiled for each set of instructions.
-pub(super) struct Fused<'a, F, const V: usize> {
-    pub(super) cell: Cell<'a, F>,
-    pub(super) x: &'a [[Line<F>; V]],
-    pub(super) sums: &'a mut [[Line<F>; V]],
-}
-
-impl<F: SparseReal, const V: usize> Work for Fused<'_, F, V> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        many::<F, V, true>(self.cell, self.x, self.sums);
-    }
-}
-
-/// The definition for many rows, of which `x` holds the inputs of a cell and `sums` the sums of a band.
-#[inline(always)]
-pub(super) fn many<F: SparseReal, const V: usize, const FUSED: bool>(
-    cell: Cell<'_, F>,
-    x: &[[Line<F>; V]],
-    sums: &mut [[Line<F>; V]],
-) {
-    assert_eq!(x.len(), cell.inputs(), "lanes of all inputs");
-    let step = |sum: &mut [Line<F>; V], column: u16, value: F| {
-        // SAFETY: columns are below the inputs of the cell, of which there are as many as `x`.
-        let x = unsafe { x.get_unchecked(usize::from(column)) };
-        for (sum, x) in sum.iter_mut().zip(x) {
-            for (sum, &x) in sum.0.iter_mut().zip(&x.0) {
-                *sum = if FUSED { value.fused(x, *sum) } else { value * x + *sum };
-            }
-        }
-    };
-    for part in cell {
-        let (columns, values) = part.entries();
-        let (column_pairs, last_column) = columns.as_chunks::<2>();
-        let (value_pairs, last_value) = values.as_chunks::<2>();
-        let sums = &mut sums[part.row];
-        let (mut even, mut odd) = (*sums, [Line([F::default(); LINE]); V]);
-        for (columns, values) in column_pairs.iter().zip(value_pairs) {
-            step(&mut even, columns[0], values[0]);
-            step(&mut odd, columns[1], values[1]);
-        }
-        for (&column, &value) in last_column.iter().zip(last_value) {
-            step(&mut even, column, value);
-        }
-        for (sum, (even, odd)) in sums.iter_mut().zip(even.iter().zip(&odd)) {
-            sum.0 = std::array::from_fn(|l| even.0[l] + odd.0[l]);
-        }
-    }
-}
-
-/// The definition for one row: adds to the sums `y` of a band what a cell has for its inputs `x`.
-pub(super) fn one<F: SparseReal>(cell: Cell<'_, F>, x: &[F], y: &mut [F]) {
-    assert_eq!(x.len(), cell.inputs(), "length of the input");
-    for part in cell {
-        let (columns, values) = part.entries();
-        let mut chains = [F::default(); 16];
-        let (column_chunks, last_columns) = columns.as_chunks::<16>();
-        let (value_chunks, last_values) = values.as_chunks::<16>();
-        for (columns, values) in column_chunks.iter().zip(value_chunks) {
-            for c in 0..16 {
-                // SAFETY: columns are below the inputs of the cell, of which `x` has as many.
-                let x = unsafe { *x.get_unchecked(usize::from(columns[c])) };
-                chains[c] = values[c] * x + chains[c];
-            }
-        }
-        for ((chain, &column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
-            *chain = value * x[usize::from(column)] + *chain;
-        }
-        for half in [8, 4, 2, 1] {
-            for c in 0..half {
-                chains[c] = chains[c] + chains[c + half];
-            }
-        }
-        y[part.row] = y[part.row] + chains[0];
     }
 }
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use super::cells::{Cell, Cells, Sums};
 use super::code_windows::{CodeWindows, WINDOW};
-use super::csr::Csr;
+use super::csr::{Csr, Number};
 use super::real::worth_sharing;
 use crate::kernel::elementwise::{Work, with};
 use crate::kernel::int8::{Codes, Input};
@@ -363,12 +363,7 @@ fn gather_one_by_one(codes: &[u8], inputs: usize, flip: u8, lanes: &mut [CodeLin
 }
 
 /// The definition for one row: adds to the sums of band `b`.
-pub(super) fn one<T: Copy + Default + PartialEq + Into<i32>>(
-    cells: &Cells<T>,
-    b: usize,
-    x: &[u8],
-    sums: &mut [i32],
-) {
+pub(super) fn one<T: Number + Into<i32>>(cells: &Cells<T>, b: usize, x: &[u8], sums: &mut [i32]) {
     assert_eq!(x.len(), cells.inputs(), "length of the input");
     for (cell, x) in cells.band(b).zip(x.chunks(cells.width())) {
         for part in cell {

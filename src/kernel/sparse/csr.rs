@@ -3,6 +3,11 @@
 /// The most inputs whose columns fit their type.
 pub(super) const MOST_INPUTS: usize = u32::MAX as usize;
 
+/// Of which zeros are left out.
+pub(super) trait Number: Copy + Default + PartialEq {}
+
+impl<T: Copy + Default + PartialEq> Number for T {}
+
 /// Invariant: `starts` has one entry more than there are rows, begins with 0, never falls, and ends with the number of `columns`
 /// and `values`; every column is below `inputs`, and columns rise within a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +18,7 @@ pub(super) struct Csr<T> {
     values: Vec<T>,
 }
 
-impl<T: Copy + Default + PartialEq> Csr<T> {
+impl<T: Number> Csr<T> {
     /// Without rows.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! What the sparse products of real numbers share: the element types, the end of a sum, memory, and threads.
 
 use super::blocks::{self, Lanes, Strips};
-use super::cells::{self, Cell};
+use super::cells::Cell;
 use super::lanes::{LINE, Line};
+use super::rows;
 use super::two_of_four::{self, Pairs, Row, TILE};
 use super::windows::{self, Slices};
 use crate::kernel::elementwise::with;
@@ -27,9 +28,9 @@ mod sealed {
     /// The kernels that are not the same code for both types.
     pub trait Sealed: Real {
         fn finite(self) -> bool;
-        /// See [`cells::one`].
+        /// See [`rows::cell_one`].
         fn one(isa: Isa, cell: Cell<'_, Self>, x: &[Self], y: &mut [Self]);
-        /// See [`cells::many`]; steps round once.
+        /// See [`rows::Fused`].
         fn many<const V: usize>(
             isa: Isa,
             cell: Cell<'_, Self>,
@@ -123,7 +124,7 @@ impl sealed::Sealed for f32 {
             Isa::Avx2(cpu) => cpu.sparse_one(cell, x, y),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(cpu) => cpu.narrow().sparse_one(cell, x, y),
-            _ => cells::one(cell, x, y),
+            _ => rows::cell_one(cell, x, y),
         }
     }
 
@@ -136,7 +137,7 @@ impl sealed::Sealed for f32 {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(cpu) => cpu.sparse_many(cell, x, sums),
-            _ => with(isa, cells::Fused { cell, x, sums }),
+            _ => with(isa, rows::Fused { cell, x, sums }),
         }
     }
 
@@ -183,7 +184,7 @@ impl sealed::Sealed for f64 {
     real!(f64, blocks_one_f64, blocks_tile_f64);
 
     fn one(_isa: Isa, cell: Cell<'_, Self>, x: &[Self], y: &mut [Self]) {
-        cells::one(cell, x, y);
+        rows::cell_one(cell, x, y);
     }
 
     fn many<const V: usize>(
@@ -192,7 +193,7 @@ impl sealed::Sealed for f64 {
         x: &[[Line<Self>; V]],
         sums: &mut [[Line<Self>; V]],
     ) {
-        with(isa, cells::Fused { cell, x, sums });
+        with(isa, rows::Fused { cell, x, sums });
     }
 
     fn slices(_isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]) {

@@ -15,7 +15,7 @@
 //! Tried and left: bitmaps with expanding loads (five times as long for one row with 90 % zeros), hardware gathers (1.7 times as
 //! long), asking ahead for entries of many rows (a tenth more).
 
-use super::cells::{self, Cells, Sums};
+use super::cells::{Cell, Cells, Sums};
 use super::csr::Csr;
 use super::lanes::{GROUP, LINE, Line, gather, scatter};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
@@ -227,11 +227,104 @@ impl<F: SparseReal, const V: usize> Work for Many<'_, F, V> {
             let last = columns.min(first + height);
             let sums = memory.begin(last - first, [Line([F::default(); LINE]); V]);
             for (cell, lanes) in cells.band((at + first) / height).zip(lanes.chunks(cells.width())) {
-                cells::many_on(isa, cell, lanes, sums);
+                cell_many_on(isa, cell, lanes, sums);
             }
             for (at, group) in (first..last).step_by(GROUP).zip(sums.as_chunks().0) {
                 scatter(isa, group, &tail, at, GROUP.min(last - at), &mut out);
             }
         }
+    }
+}
+
+/// Adds to the sums of a band, for many rows, what a cell has for its inputs `x`.
+fn cell_many_on<F: SparseReal, const V: usize>(
+    isa: Isa,
+    cell: Cell<'_, F>,
+    x: &[[Line<F>; V]],
+    sums: &mut [[Line<F>; V]],
+) {
+    match isa {
+        // Without the instruction, a fused step is a call of the maths library.
+        Isa::Scalar => cell_many::<F, V, false>(cell, x, sums),
+        _ => F::many(isa, cell, x, sums),
+    }
+}
+
+/// [`cell_many`] with steps that round once, compiled for each set of instructions.
+pub(super) struct Fused<'a, F, const V: usize> {
+    pub(super) cell: Cell<'a, F>,
+    pub(super) x: &'a [[Line<F>; V]],
+    pub(super) sums: &'a mut [[Line<F>; V]],
+}
+
+impl<F: SparseReal, const V: usize> Work for Fused<'_, F, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        cell_many::<F, V, true>(self.cell, self.x, self.sums);
+    }
+}
+
+/// The definition for many rows, of which `x` holds the inputs of a cell and `sums` the sums of a band.
+#[inline(always)]
+fn cell_many<F: SparseReal, const V: usize, const FUSED: bool>(
+    cell: Cell<'_, F>,
+    x: &[[Line<F>; V]],
+    sums: &mut [[Line<F>; V]],
+) {
+    assert_eq!(x.len(), cell.inputs(), "lanes of all inputs");
+    let step = |sum: &mut [Line<F>; V], column: u16, value: F| {
+        // SAFETY: columns are below the inputs of the cell, of which there are as many as `x`.
+        let x = unsafe { x.get_unchecked(usize::from(column)) };
+        for (sum, x) in sum.iter_mut().zip(x) {
+            for (sum, &x) in sum.0.iter_mut().zip(&x.0) {
+                *sum = if FUSED { value.fused(x, *sum) } else { value * x + *sum };
+            }
+        }
+    };
+    for part in cell {
+        let (columns, values) = part.entries();
+        let (column_pairs, last_column) = columns.as_chunks::<2>();
+        let (value_pairs, last_value) = values.as_chunks::<2>();
+        let sums = &mut sums[part.row];
+        let (mut even, mut odd) = (*sums, [Line([F::default(); LINE]); V]);
+        for (columns, values) in column_pairs.iter().zip(value_pairs) {
+            step(&mut even, columns[0], values[0]);
+            step(&mut odd, columns[1], values[1]);
+        }
+        for (&column, &value) in last_column.iter().zip(last_value) {
+            step(&mut even, column, value);
+        }
+        for (sum, (even, odd)) in sums.iter_mut().zip(even.iter().zip(&odd)) {
+            sum.0 = std::array::from_fn(|l| even.0[l] + odd.0[l]);
+        }
+    }
+}
+
+/// The definition for one row: adds to the sums `y` of a band what a cell has for its inputs `x`.
+pub(super) fn cell_one<F: SparseReal>(cell: Cell<'_, F>, x: &[F], y: &mut [F]) {
+    assert_eq!(x.len(), cell.inputs(), "length of the input");
+    for part in cell {
+        let (columns, values) = part.entries();
+        let mut chains = [F::default(); 16];
+        let (column_chunks, last_columns) = columns.as_chunks::<16>();
+        let (value_chunks, last_values) = values.as_chunks::<16>();
+        for (columns, values) in column_chunks.iter().zip(value_chunks) {
+            for c in 0..16 {
+                // SAFETY: columns are below the inputs of the cell, of which `x` has as many.
+                let x = unsafe { *x.get_unchecked(usize::from(columns[c])) };
+                chains[c] = values[c] * x + chains[c];
+            }
+        }
+        for ((chain, &column), &value) in chains.iter_mut().zip(last_columns).zip(last_values) {
+            *chain = value * x[usize::from(column)] + *chain;
+        }
+        for half in [8, 4, 2, 1] {
+            for c in 0..half {
+                chains[c] = chains[c] + chains[c + half];
+            }
+        }
+        y[part.row] = y[part.row] + chains[0];
     }
 }
