@@ -12,7 +12,7 @@ use super::case::{Call, Case, Context};
 use super::data;
 
 const N: usize = 4096;
-/// Products of one thread in one call.
+/// Products of one thread in one call: as many as instructions that do nothing else take, where this file has them.
 const PRODUCTS: usize = 20;
 /// Its shape: rows that fill the tiles of every instruction set, and so many columns that they are what takes the time, not
 /// the packing of rows.
@@ -56,12 +56,41 @@ fn read(context: &Context, kilobytes: usize) -> Result<Call, String> {
     }))
 }
 
+/// By the widest loads that there are, compiled for them.
 fn look_at(x: &[f32]) {
-    let (mut all, parts) = ([0u32; 32], x.as_chunks::<32>().0);
-    // Four places in turns: memory sends several streams faster than one.
-    for at in 0..parts.len() {
-        let part = &parts[at % 4 * (parts.len() / 4) + at / 4];
-        all.iter_mut().zip(part).for_each(|(all, x)| *all ^= x.to_bits());
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        fn look_512(x: &[f32]) {
+            look(x);
+        }
+
+        #[target_feature(enable = "avx2")]
+        fn look_256(x: &[f32]) {
+            look(x);
+        }
+
+        match Isa::best() {
+            // SAFETY: the set has these instructions.
+            Isa::Avx512(_) => return unsafe { look_512(x) },
+            // SAFETY: as above.
+            Isa::Avx2(_) => return unsafe { look_256(x) },
+            _ => {}
+        }
+    }
+    look(x);
+}
+
+/// In order where a near cache holds it, else at four places in turns: memory sends several streams faster than one.
+#[inline(always)]
+fn look(x: &[f32]) {
+    let mut all = [0u32; 128];
+    let mut add = |part: &[f32; 128]| all.iter_mut().zip(part).for_each(|(all, x)| *all ^= x.to_bits());
+    let parts = x.as_chunks().0;
+    if size_of_val(x) <= 1 << 20 {
+        parts.iter().for_each(&mut add);
+    } else {
+        (0..parts.len()).for_each(|at| add(&parts[at % 4 * (parts.len() / 4) + at / 4]));
     }
     black_box(all);
 }
@@ -98,7 +127,83 @@ fn past_caches(from: &[f32], to: &mut [f32]) {
     to.copy_from_slice(from);
 }
 
+/// Sums in registers, which nothing else is done with: twelve of them hide the latency of each instruction. Every loop makes as
+/// many products as [`product`].
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    const ALL: usize = super::PRODUCTS * super::ROWS * super::DEPTH * super::COLUMNS;
+    const SUMS: usize = 12;
+
+    macro_rules! peak {
+        ($name:ident, $features:literal, $vector:ty, $lanes:literal, $zero:expr, $factor:expr, $step:expr) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name() {
+                const { assert!(ALL % (SUMS * $lanes) == 0) };
+                let (a, b): ($vector, $vector) = black_box(($factor, $factor));
+                let mut sums = [$zero; SUMS];
+                for _ in 0..ALL / (SUMS * $lanes) {
+                    for sum in &mut sums {
+                        *sum = $step(*sum, a, b);
+                    }
+                }
+                black_box(sums);
+            }
+        };
+    }
+
+    peak!(
+        i8_512,
+        "avx512f,avx512vnni",
+        __m512i,
+        64,
+        _mm512_setzero_si512(),
+        _mm512_set1_epi8(1),
+        |s, a, b| { _mm512_dpbusd_epi32(s, a, b) }
+    );
+    peak!(f32_512, "avx512f", __m512, 16, _mm512_setzero_ps(), _mm512_set1_ps(1.0), |s, a, b| {
+        _mm512_fmadd_ps(a, b, s)
+    });
+    peak!(f64_512, "avx512f", __m512d, 8, _mm512_setzero_pd(), _mm512_set1_pd(1.0), |s, a, b| {
+        _mm512_fmadd_pd(a, b, s)
+    });
+    peak!(f32_256, "avx2,fma", __m256, 8, _mm256_setzero_ps(), _mm256_set1_ps(1.0), |s, a, b| {
+        _mm256_fmadd_ps(a, b, s)
+    });
+    peak!(f64_256, "avx2,fma", __m256d, 4, _mm256_setzero_pd(), _mm256_set1_pd(1.0), |s, a, b| {
+        _mm256_fmadd_pd(a, b, s)
+    });
+}
+
+/// Loops of the set for codes, `f32` and `f64`, if it has some.
+fn loops() -> [Option<fn()>; 3] {
+    #[cfg(target_arch = "x86_64")]
+    match Isa::best() {
+        Isa::Avx512(_) => {
+            // SAFETY: the set has these instructions.
+            return unsafe { [Some(|| peak::i8_512()), Some(|| peak::f32_512()), Some(|| peak::f64_512())] };
+        }
+        Isa::Avx2(_) => {
+            // SAFETY: as above.
+            return unsafe { [None, Some(|| peak::f32_256()), Some(|| peak::f64_256())] };
+        }
+        _ => {}
+    }
+    [None; 3]
+}
+
+/// A loop on each thread.
+fn looped(context: &Context, run: fn()) -> Call {
+    let (pool, threads) = (Pool::new(context.threads), context.threads);
+    Box::new(move || pool.run(threads, |_| run()))
+}
+
 fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result<Call, String> {
+    if let Some(run) = loops()[if size_of::<F>() == 4 { 1 } else { 2 }] {
+        return Ok(looped(context, run));
+    }
     let numbers = |n: usize, seed| data::normal(n, seed, 1.0).into_iter().map(of).collect::<Vec<F>>();
     let (x, w) = (numbers(ROWS * DEPTH, 1), numbers(COLUMNS * DEPTH, 2));
     let weights = PackedReal::new(Matrix::new(&w, COLUMNS, DEPTH));
@@ -126,6 +231,9 @@ fn product<F: Real + Copy + Sync>(context: &Context, of: fn(f32) -> F) -> Result
 
 /// Of codes that are normally distributed, as weights are.
 fn product_of_codes(context: &Context) -> Result<Call, String> {
+    if let Some(run) = loops()[0] {
+        return Ok(looped(context, run));
+    }
     let codes = |n: usize, seed| data::normal(n, seed, 32.0).into_iter().map(|x| x as i8).collect::<Vec<_>>();
     let (x, w) = (codes(ROWS * DEPTH, 1), codes(COLUMNS * DEPTH, 2));
     let weights = PackedI8::new(&w, COLUMNS, DEPTH);
