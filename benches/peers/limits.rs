@@ -12,7 +12,7 @@ use super::case::{Call, Case, Context};
 use super::data;
 
 const N: usize = 4096;
-/// Products of one thread in one call: as many as instructions that do nothing else take, where this file has them.
+/// Products of one thread in one call.
 const PRODUCTS: usize = 20;
 /// Its shape: rows that fill the tiles of every instruction set, and so many columns that they are what takes the time, not
 /// the packing of rows.
@@ -27,8 +27,8 @@ const READ: usize = 64 << 10;
 /// Numbers that one job copies.
 const JOB: usize = 16 * N;
 
-/// `limit.read.Nk`: 64 MB in rounds over N kilobytes; `limit.copy`: 64 MB; `limit.product`: on each thread 20 products
-/// 84 x 256 x 512.
+/// `limit.read.Nk`: 64 MB in rounds over N kilobytes; `limit.copy`: 64 MB; `limit.product`: on each thread as
+/// many multiply-adds as 20 products 84 x 256 x 512, by instructions alone where this file has them, else those products.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new("limit.copy", copy),

@@ -200,6 +200,41 @@ impl<F: Number> Cells<F> {
     }
 }
 
+/// What multiplies one row, beside the cells for many.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum One<T, W> {
+    /// Those cells.
+    Same,
+    /// They are narrow: wide ones.
+    Cells(Cells<T>),
+    /// A layout of its own.
+    Windows(W),
+}
+
+impl<T: Number, W> One<T, W> {
+    /// `windows` where they pay.
+    pub(super) fn new<S: Number + Into<T>, M: Number>(
+        csr: &Csr<S>,
+        many: &Cells<M>,
+        windows: Option<W>,
+    ) -> Self {
+        match windows {
+            Some(windows) => Self::Windows(windows),
+            None if many.is_whole() => Self::Same,
+            None => Self::Cells(Cells::whole(csr)),
+        }
+    }
+
+    /// What it adds to the bytes of the cells for many rows.
+    pub(super) fn size_bytes(&self, of: impl Fn(&W) -> usize) -> usize {
+        match self {
+            Self::Same => 0,
+            Self::Cells(cells) => cells.size_bytes(),
+            Self::Windows(windows) => of(windows),
+        }
+    }
+}
+
 /// The sums of a band, which are written as far as the band needs them.
 pub(super) struct Sums<T> {
     memory: [MaybeUninit<T>; MOST_ROWS],

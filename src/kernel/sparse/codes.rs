@@ -16,7 +16,7 @@
 
 use std::ops::Range;
 
-use super::cells::{Cell, Cells, Sums};
+use super::cells::{Cell, Cells, One, Sums};
 use super::code_windows::{CodeWindows, WINDOW};
 use super::csr::{Csr, Number};
 use super::real::worth_sharing;
@@ -62,19 +62,9 @@ pub(in crate::kernel) type CodeSums = [i32; CODE_LANES];
 pub struct SparseCodes {
     isa: Isa,
     many: Cells<i16>,
-    one: One,
+    one: One<i8, CodeWindows>,
     /// Of the weights of each output.
     sums: Vec<i32>,
-}
-
-/// What multiplies one row.
-#[derive(Clone, Debug, PartialEq)]
-enum One {
-    /// The cells for many rows.
-    Same,
-    /// Those are narrow: wide ones.
-    Cells(Cells<i8>),
-    Windows(CodeWindows),
 }
 
 /// Memory for packed activations: grows to what is needed, and is kept from call to call.
@@ -92,11 +82,7 @@ impl SparseCodes {
     pub fn new(isa: Isa, weights: &[i8], outputs: usize, inputs: usize) -> Self {
         let csr = Csr::from_dense(weights, outputs, inputs);
         let many = Cells::near(&csr, (size_of::<CodeLine>(), size_of::<CodeSums>()));
-        let one = match CodeWindows::new(isa, &csr) {
-            Some(windows) => One::Windows(windows),
-            None if many.is_whole() => One::Same,
-            None => One::Cells(Cells::whole(&csr)),
-        };
+        let one = One::new(&csr, &many, CodeWindows::new(isa, &csr));
         Self { isa, many, one, sums: weight_sums(weights, outputs, inputs) }
     }
 
@@ -122,12 +108,8 @@ impl SparseCodes {
 
     /// Bytes in memory, all layouts together.
     pub fn size_bytes(&self) -> usize {
-        let one = match &self.one {
-            One::Same => 0,
-            One::Cells(cells) => cells.size_bytes(),
-            One::Windows(windows) => windows.size_bytes(),
-        };
-        self.many.size_bytes() + one + size_of_val(self.sums.as_slice())
+        let layouts = self.many.size_bytes() + self.one.size_bytes(CodeWindows::size_bytes);
+        layouts + size_of_val(self.sums.as_slice())
     }
 
     /// Multiplies `input` by the weights and sends the sums through `tail`, whose matrix has a column per output.

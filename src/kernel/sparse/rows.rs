@@ -15,7 +15,7 @@
 //! Tried and left: bitmaps with expanding loads (five times as long for one row with 90 % zeros), hardware gathers (1.7 times as
 //! long), asking ahead for entries of many rows (a tenth more).
 
-use super::cells::{Cell, Cells, Sums};
+use super::cells::{Cell, Cells, One, Sums};
 use super::csr::Csr;
 use super::lanes::{GROUP, LINE, Line, gather, scatter};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
@@ -41,18 +41,8 @@ const FEW: usize = 3;
 pub struct SparseRows<F> {
     isa: Isa,
     many: Cells<F>,
-    one: One<F>,
-}
-
-/// What multiplies one row.
-#[derive(Clone, Debug, PartialEq)]
-enum One<F> {
-    /// The cells for many rows.
-    Same,
-    /// Those are narrow: wide ones.
-    Cells(Cells<F>),
-    /// Unless an input is infinite or NaN: the cells for many rows do it then.
-    Windows(Windows<F>),
+    /// Windows unless an input is infinite or NaN: the cells for many rows do it then.
+    one: One<F, Windows<F>>,
 }
 
 impl<F: SparseReal> SparseRows<F> {
@@ -65,11 +55,7 @@ impl<F: SparseReal> SparseRows<F> {
         let bytes = 2 * size_of::<Line<F>>();
         let many = Cells::near(&csr, (bytes, bytes));
         let windows = if F::wants_windows(isa) { Windows::new(&csr) } else { None };
-        let one = match windows {
-            Some(windows) => One::Windows(windows),
-            None if many.is_whole() => One::Same,
-            None => One::Cells(Cells::whole(&csr)),
-        };
+        let one = One::new(&csr, &many, windows);
         Self { isa, many, one }
     }
 
@@ -90,12 +76,7 @@ impl<F: SparseReal> SparseRows<F> {
 
     /// Bytes in memory, all layouts together.
     pub fn size_bytes(&self) -> usize {
-        let one = match &self.one {
-            One::Same => 0,
-            One::Cells(cells) => cells.size_bytes(),
-            One::Windows(windows) => windows.size_bytes(),
-        };
-        self.many.size_bytes() + one
+        self.many.size_bytes() + self.one.size_bytes(Windows::size_bytes)
     }
 
     /// `y = activation(x * w^T + bias)` for row-major `x` `[rows of y, inputs]`.
