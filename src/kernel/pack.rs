@@ -12,13 +12,14 @@ pub trait Plain: Copy {
 }
 
 macro_rules! plain {
-    ($t:ty, $bits:ty, $pack:ident $(, $flip:literal)?) => {
+    ($t:ty, $bits:ty, $pack:ident) => {
         impl Plain for $t {
             fn pack_rows(isa: Isa, from: Matrix<'_, Self>, into: &mut [Self], width: usize) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2(cpu) if !(from.rows() == width && width < 8) => {
-                        let (rows, done) = cpu.$pack(Rows::of(from), from.rows(), bits::<_, $bits>(into), width);
+                        let (rows, done) =
+                            cpu.$pack(Rows::of(from), from.rows(), bits::<_, $bits>(into), width);
                         let below = from.row_range(rows, from.rows() - rows);
                         one_by_one(below, &mut into[rows..], width);
                         let right = from.row_range(0, rows).column_range(done, from.columns() - done);
@@ -26,7 +27,7 @@ macro_rules! plain {
                     }
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(cpu) if from.rows() > 4 => {
-                        cpu.$pack(Rows::of(from), from.rows(), $($flip,)? bits::<_, $bits>(into), width);
+                        cpu.$pack(Rows::of(from), from.rows(), 0, bits::<_, $bits>(into), width);
                     }
                     _ => few_rows(from, into, width),
                 }
@@ -35,8 +36,8 @@ macro_rules! plain {
     };
 }
 
-plain!(f32, u32, pack_words, 0);
-plain!(i32, u32, pack_words, 0);
+plain!(f32, u32, pack_words);
+plain!(i32, u32, pack_words);
 plain!(f64, u64, pack_double_words);
 
 /// Rows of bytes, `length` long and `stride` apart.
@@ -56,11 +57,10 @@ impl<'a> Rows<'a> {
         Self { data: bytes(from.data()), stride, length }
     }
 
-    /// The bytes of row `i` from `at` on, 64 of them or as many as there are.
+    /// Row `i`.
     #[inline]
-    pub(super) fn piece(&self, i: usize, at: usize) -> &[u8] {
-        let count = (self.length - at).min(64);
-        &self.data[i * self.stride + at..][..count]
+    pub(super) fn row(&self, i: usize) -> &'a [u8] {
+        &self.data[i * self.stride..][..self.length]
     }
 }
 

@@ -162,15 +162,22 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
 /// Asks for as much as `part` that lies `ahead` numbers behind it, whether there is anything or not.
 #[inline(always)]
 pub(crate) fn fetch_ahead<T>(part: &[T], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(part)).step_by(ALIGN) {
+        fetch_line(part.as_ptr().wrapping_add(ahead).cast::<u8>().wrapping_add(at));
+    }
+}
+
+/// Asks for the line of a byte, whether there is one or not.
+#[inline(always)]
+pub(crate) fn fetch_line(byte: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-        let line = part.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(at);
         // SAFETY: an instruction of every 64-bit processor of this family, which reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(byte.cast()) };
     }
-    let _ = (part, ahead);
+    let _ = byte;
 }
 
 /// Which of `parts` parts to read after `at` others, so that four places are read in turns: to the processor each is a stream of its

@@ -3,10 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::Avx512;
+use super::real::FEW;
 use super::tail::send;
 use crate::kernel::int8::{Job, Panel, Sums};
 use crate::kernel::scalar::int8::add_excess;
-use crate::kernel::tiles::{MAX_ROWS, PANEL};
+use crate::kernel::stream::fetch;
+use crate::kernel::tiles::{MAX_ROWS, PANEL, Pace};
 use crate::kernel::weights::{Step4, Step8};
 
 /// The product of one processor with one kind of weights. What runs between the tiles is compiled for it as well.
@@ -82,13 +84,13 @@ macro_rules! vnni {
                 rows: usize,
                 columns: usize,
                 a: &[u32],
-                Panel { steps, live, start, .. }: Panel<'_, $step>,
+                Panel { steps, live, next, start }: Panel<'_, $step>,
                 sums: &mut Sums,
             ) {
                 // The last number hides the latency of `vpdpbusd` where few rows give few independent sums. One row alone
                 // goes another way, see `row`, unless weights are tame.
                 tile_rows!(
-                    rows, columns, (a, live, steps, start, sums),
+                    rows, columns, (a, live, steps, next, start, sums),
                     1: 4, 2: 4, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1, 13: 1, 14: 1
                 );
             }
@@ -99,6 +101,7 @@ macro_rules! vnni {
                 a: &[u32],
                 live: Option<&[u32]>,
                 steps: &[$step],
+                next: &[$step],
                 start: &[i32; PANEL],
                 sums: &mut Sums,
             ) {
@@ -113,9 +116,20 @@ macro_rules! vnni {
                 match live {
                     None => {
                         let ((a, a_rest), (steps, steps_rest)) = (a.as_chunks::<U>(), steps.as_chunks::<U>());
-                        for (a, steps) in a.iter().zip(steps) {
-                            for u in 0..U {
-                                step(&mut all[u], &a[u], &steps[u]);
+                        // Two loops, as elsewhere: what asks in between takes longer, even if there is nothing to ask for.
+                        if R > FEW && !next.is_empty() {
+                            let mut pace = Pace::new(next.len(), steps.len());
+                            for (a, steps) in a.iter().zip(steps) {
+                                fetch(&next[pace.step()]);
+                                for u in 0..U {
+                                    step(&mut all[u], &a[u], &steps[u]);
+                                }
+                            }
+                        } else {
+                            for (a, steps) in a.iter().zip(steps) {
+                                for u in 0..U {
+                                    step(&mut all[u], &a[u], &steps[u]);
+                                }
                             }
                         }
                         for (a, steps) in a_rest.iter().zip(steps_rest) {

@@ -7,80 +7,93 @@ use std::array;
 use super::{Avx2, Avx512};
 use crate::kernel::pack::Rows;
 use crate::kernel::scalar::int8::put_wide;
+use crate::kernel::stream::fetch_line;
 
-impl Avx512 {
-    /// `into[k * width + i] = flip ^ word k of row i`; a last word that is not whole is padded with zeros.
-    pub(in crate::kernel) fn pack_words(
-        self,
-        from: Rows<'_>,
-        rows: usize,
-        flip: u32,
-        into: &mut [u32],
-        width: usize,
-    ) {
-        // SAFETY: `self` proves the instructions.
-        unsafe { pack_words(from, rows, flip, into, width) }
-    }
+/// While a row is packed, what it holds so many bytes further on is asked for: some processors hardly read ahead by themselves.
+const AHEAD: usize = 512;
 
-    /// `into[k * width + i] = double word k of row i`, which are whole.
-    pub(in crate::kernel) fn pack_double_words(
-        self,
-        from: Rows<'_>,
-        rows: usize,
-        into: &mut [u64],
-        width: usize,
-    ) {
-        // SAFETY: `self` proves the instructions.
-        unsafe { pack_double_words(from, rows, into, width) }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn pack_words(from: Rows<'_>, rows: usize, flip: u32, into: &mut [u32], width: usize) {
-    let flip = _mm512_set1_epi32(flip as i32);
-    for first in (0..rows).step_by(16) {
-        let count = (rows - first).min(16);
-        for at in (0..from.length).step_by(64) {
-            let mut block = [_mm512_setzero_si512(); 16];
-            for (i, row) in block.iter_mut().enumerate() {
-                // Rows that do not exist repeat the last; the stores below leave them out.
-                *row = _mm512_xor_si512(load(from.piece(first + i.min(count - 1), at)), flip);
-            }
-            let words = (from.length - at).div_ceil(4);
-            let into = &mut into[at / 4 * width + first..];
-            for (k, column) in transpose_words(block).into_iter().enumerate() {
-                if k < words {
-                    let into = &mut into[k * width..];
-                    match into.first_chunk_mut() {
-                        // What it writes behind the rows is written again with the next word.
-                        Some(sixteen) if count == width => store_sixteen(sixteen, column),
-                        _ => store_words(&mut into[..count], column),
+/// Words or double words, `$lanes` rows at a time.
+macro_rules! pack {
+    ($name:ident, $t:ty, $lanes:literal, $set:ident, $transpose:ident, $store:ident) => {
+        impl Avx512 {
+            /// `into[k * width + i] = flip ^ element k of row i`; a last element that is not whole is padded with zeros.
+            ///
+            /// # Panics
+            /// If there are fewer rows than `rows`, or `into` has no room for them.
+            pub(in crate::kernel) fn $name(
+                self,
+                from: Rows<'_>,
+                rows: usize,
+                flip: $t,
+                into: &mut [$t],
+                width: usize,
+            ) {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+                fn run(from: Rows<'_>, rows: usize, flip: $t, into: &mut [$t], width: usize) {
+                    const EACH: usize = size_of::<$t>();
+                    let (length, flip) = (from.length, $set(flip.cast_signed()));
+                    assert!(rows <= width, "{rows} rows packed {width} apart");
+                    let into = &mut into[..length.div_ceil(EACH) * width];
+                    for first in (0..rows).step_by($lanes) {
+                        let count = (rows - first).min($lanes);
+                        // Rows that do not exist repeat the last.
+                        let starts: [*const u8; $lanes] =
+                            array::from_fn(|i| from.row(first + i.min(count - 1)).as_ptr());
+                        for at in (0..length).step_by(64) {
+                            let bytes = (length - at).min(64);
+                            let mut block = [flip; $lanes];
+                            if bytes == 64 {
+                                // Behind a row comes another; those that are packed next stand behind all of these.
+                                let end = if at + AHEAD < length {
+                                    0
+                                } else {
+                                    (rows * from.stride).wrapping_sub(length)
+                                };
+                                for start in &starts[..count] {
+                                    fetch_line(start.wrapping_add(at + AHEAD).wrapping_add(end));
+                                }
+                                for (block, start) in block.iter_mut().zip(starts) {
+                                    // SAFETY: the row has 64 bytes from there on.
+                                    let part = unsafe { load(start.add(at)) };
+                                    *block = _mm512_xor_si512(*block, part);
+                                }
+                            } else {
+                                for (block, start) in block.iter_mut().zip(starts) {
+                                    // SAFETY: the row has so many bytes from there on.
+                                    let part = unsafe { load_some(start.add(at), bytes) };
+                                    *block = _mm512_xor_si512(*block, part);
+                                }
+                            }
+                            let (columns, words) = ($transpose(block), bytes.div_ceil(EACH));
+                            let into = &mut into[at / EACH * width + first..];
+                            // What a whole vector writes behind the rows is written again with the next element.
+                            let whole = count == $lanes
+                                || count == width && (words - 1) * width + $lanes <= into.len();
+                            if whole && words == $lanes {
+                                for (k, column) in columns.into_iter().enumerate() {
+                                    // SAFETY: there is room for all rows of each element, and for a vector behind the last.
+                                    unsafe { store(into.as_mut_ptr().add(k * width), column) };
+                                }
+                            } else {
+                                let mask = !0 >> ($lanes - count);
+                                for (k, column) in columns.into_iter().enumerate().take(words) {
+                                    // SAFETY: there is room for all rows of each element, which the mask selects.
+                                    unsafe { $store(into.as_mut_ptr().add(k * width).cast(), mask, column) };
+                                }
+                            }
+                        }
                     }
                 }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(from, rows, flip, into, width) }
             }
         }
-    }
+    };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn pack_double_words(from: Rows<'_>, rows: usize, into: &mut [u64], width: usize) {
-    for first in (0..rows).step_by(8) {
-        let count = (rows - first).min(8);
-        for at in (0..from.length).step_by(64) {
-            let mut block = [_mm512_setzero_si512(); 8];
-            for (i, row) in block.iter_mut().enumerate() {
-                *row = load(from.piece(first + i.min(count - 1), at));
-            }
-            let words = (from.length - at).div_ceil(8);
-            let into = &mut into[at / 8 * width + first..];
-            for (k, column) in transpose_double_words(block).into_iter().enumerate() {
-                if k < words {
-                    store_double_words(&mut into[k * width..][..count], column);
-                }
-            }
-        }
-    }
-}
+pack!(pack_words, u32, 16, _mm512_set1_epi32, transpose_words, _mm512_mask_storeu_epi32);
+pack!(pack_double_words, u64, 8, _mm512_set1_epi64, transpose_double_words, _mm512_mask_storeu_epi64);
 
 /// `result[k]` lane `i` is `rows[i]` lane `k`.
 #[inline]
@@ -140,37 +153,33 @@ fn transpose_quarters(v: [__m512i; 4]) -> [__m512i; 4] {
     ]
 }
 
-/// At most 64 bytes, zeros behind them.
+/// # Safety
+/// 64 bytes have to be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(bytes: *const u8) -> __m512i {
+    // SAFETY: see above; no alignment is asked for.
+    unsafe { _mm512_loadu_si512(bytes.cast()) }
+}
+
+/// So many bytes, 1..=64, and zeros behind them.
+///
+/// # Safety
+/// They have to be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn load(bytes: &[u8]) -> __m512i {
-    let mask = u64::MAX >> (64 - bytes.len().clamp(1, 64));
-    assert!(!bytes.is_empty());
-    // SAFETY: the mask selects at most `bytes.len()` bytes, and others are not touched.
-    unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+unsafe fn load_some(bytes: *const u8, count: usize) -> __m512i {
+    // SAFETY: the mask selects those, and others are not touched.
+    unsafe { _mm512_maskz_loadu_epi8(u64::MAX >> (64 - count), bytes.cast()) }
 }
 
+/// # Safety
+/// 64 bytes have to be writable.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_sixteen(words: &mut [u32; 16], vector: __m512i) {
-    // SAFETY: the exclusive reference covers the 64 bytes, and the store asks for no alignment.
-    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), vector) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_words(words: &mut [u32], vector: __m512i) {
-    let mask = ((1u32 << words.len().min(16)) - 1) as u16;
-    // SAFETY: the mask selects at most `words.len()` words, and others are not touched.
-    unsafe { _mm512_mask_storeu_epi32(words.as_mut_ptr().cast(), mask, vector) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_double_words(words: &mut [u64], vector: __m512i) {
-    let mask = ((1u32 << words.len().min(8)) - 1) as u8;
-    // SAFETY: the mask selects at most `words.len()` double words, and others are not touched.
-    unsafe { _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), mask, vector) }
+unsafe fn store<T>(into: *mut T, vector: __m512i) {
+    // SAFETY: see above; no alignment is asked for.
+    unsafe { _mm512_storeu_si512(into.cast(), vector) }
 }
 
 /// Whole vectors of words or of double words, `$lanes` rows at a time.
@@ -190,10 +199,8 @@ macro_rules! transpose {
                     const BYTES: usize = $lanes * size_of::<$t>();
                     let (groups, whole) = (rows / $lanes, from.length / BYTES);
                     for first in (0..groups * $lanes).step_by($lanes) {
-                        let rows: [&[[u8; BYTES]]; $lanes] = array::from_fn(|i| {
-                            let row = &from.data[(first + i) * from.stride..][..from.length];
-                            &row.as_chunks().0[..whole]
-                        });
+                        let rows: [&[[u8; BYTES]]; $lanes] =
+                            array::from_fn(|i| &from.row(first + i).as_chunks().0[..whole]);
                         for (at, into) in into.chunks_exact_mut(width * $lanes).take(whole).enumerate() {
                             // SAFETY: the reference covers the vector, and the load asks for no alignment.
                             let block = rows.map(|row| unsafe { $load(row[at].as_ptr().cast()) });
