@@ -75,6 +75,15 @@ impl Isa {
         }
     }
 
+    /// Whether lanes of a vector can be picked in one instruction.
+    pub(crate) fn compresses(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => true,
+            _ => false,
+        }
+    }
+
     /// The set for loops that look numbers up in tables: compiled for AVX-512, each look-up of sixteen is a gather, which took up to
     /// twice as long as sixteen loads (Zen 5).
     pub(crate) fn for_tables(self) -> Self {

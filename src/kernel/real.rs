@@ -2,6 +2,7 @@
 
 use super::Isa;
 use super::block::Job;
+use super::guess::{Bracket, Guessed};
 use super::scalar;
 
 /// The numbers that the kernels multiply: `f32` and `f64`.
@@ -53,6 +54,18 @@ pub trait Real:
         inside: &mut Vec<Self>,
     ) -> (usize, usize);
 
+    /// As [`drop_guessed`](super::guess::drop_guessed). Returns how many numbers that were from the beginning of `x` (the rest is left
+    /// to the caller).
+    #[doc(hidden)]
+    fn drop_guessed(
+        isa: Isa,
+        x: &[Self],
+        out: &mut [Self],
+        bracket: Bracket<Self>,
+        first: u32,
+        guessed: &mut Guessed<Self>,
+    ) -> usize;
+
     /// How many of the `bounds`, which ascend and the last of which is infinity, are below each of `x`; NaN is above none. Returns how many
     /// numbers that were from the beginning of `x` (the rest is left to the caller).
     #[doc(hidden)]
@@ -84,7 +97,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -131,6 +144,24 @@ macro_rules! real {
                     _ => {
                         let _ = (magnitude, between, inside);
                         (0, x.len())
+                    }
+                }
+            }
+
+            fn drop_guessed(
+                isa: Isa,
+                x: &[Self],
+                out: &mut [Self],
+                bracket: Bracket<Self>,
+                first: u32,
+                guessed: &mut Guessed<Self>,
+            ) -> usize {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(cpu) => cpu.$guess(x, out, bracket, first, guessed),
+                    _ => {
+                        let _ = (x, out, bracket, first, guessed);
+                        0
                     }
                 }
             }
@@ -186,8 +217,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, between_f32, below_f32, fours_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, below_f64, fours_f64, avx2: 6, avx512: 6);
+real!(f32, 12_582_912.0, run_f32, between_f32, guess_f32, below_f32, fours_f32, avx2: 6, avx512: 14);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, guess_f64, below_f64, fours_f64, avx2: 6, avx512: 6);
 
 #[cfg(test)]
 mod tests {

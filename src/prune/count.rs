@@ -7,6 +7,9 @@
 //! `s * n` is formed in f64: an f32 0.1 widened to f64 makes `0.1 * 5` a little more than a half.
 
 use crate::error::{Error, Result};
+use crate::float::Float;
+
+use super::rank::{Cut, Found};
 
 /// The rule that turns a sparsity into a choice, named after the libraries that follow it.
 #[non_exhaustive]
@@ -39,6 +42,37 @@ pub(super) enum Plan {
     Below(usize),
     /// The one of this rank, and all that are not larger.
     UpTo(usize),
+}
+
+impl Plan {
+    /// The same where no more than `left > 0` are left. A rank beyond those can only be that of a protected entry, and those
+    /// rank highest.
+    pub(super) fn among(self, left: usize) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            Self::Lowest(k) => Self::Lowest(k.min(left)),
+            Self::Below(rank) if rank < left => Self::Below(rank),
+            Self::Below(rank) | Self::UpTo(rank) => Self::UpTo(rank.min(left - 1)),
+        }
+    }
+
+    /// The rank, from 0, of the score that decides, if any goes.
+    pub(super) fn rank(self) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Lowest(k) => k.checked_sub(1),
+            Self::Below(rank) | Self::UpTo(rank) => Some(rank),
+        }
+    }
+
+    /// Where to cut, given what stands at [`rank`](Self::rank).
+    pub(super) fn cut<F: Float>(self, found: Found<F>) -> Cut<F> {
+        found.cut(match self {
+            Self::Nothing | Self::Below(_) => 0,
+            Self::Lowest(k) => k - found.below,
+            Self::UpTo(_) => usize::MAX,
+        })
+    }
 }
 
 impl PruneCount {

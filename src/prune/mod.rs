@@ -10,8 +10,10 @@
 //! Two verbs are kept apart: a [`Mask`](crate::Mask) marks weights and makes nothing smaller; a
 //! [`SparseTensor`](crate::SparseTensor) leaves them out of storage, and `shrink` out of the network.
 
+mod bracket;
 mod count;
 pub mod nm;
+mod once;
 pub mod pruner;
 mod pool;
 mod rank;

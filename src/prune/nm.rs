@@ -141,7 +141,7 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
         let nan = dense.iter().filter(|w| w.is_nan()).count();
         let mask = Mask::from_row_major(weights.raw_dim(), keep)?;
         let (weights, zeros) = (mask.len(), mask.len() - mask.kept());
-        Ok((mask, PruneReport { units: weights, dropped: zeros, weights, zeros, nan }))
+        Ok((mask, PruneReport::of_weights(weights, zeros, nan)))
     }
 
     fn prune_into(
@@ -163,7 +163,7 @@ impl<F: Float, D: Dimension> Pruner<F, D> for NmPruner {
             });
             let zeros = x.len() / 4 * (4 - self.keep);
             let (units, nan) = (x.len(), nan.into_inner());
-            return Ok(PruneReport { units, dropped: zeros, weights: units, zeros, nan });
+            return Ok(PruneReport::of_weights(units, zeros, nan));
         }
         masked_into(self.mask(weights.view(), None)?, weights, out)
     }

@@ -88,9 +88,9 @@ impl<'a, F: Float, D: Dimension> Pool<'a, F, D> {
     }
 
     pub(super) fn finish(self, key: Key) -> Result<(Mask<D>, PruneReport)> {
-        let (units, dropped) = (self.keep.len(), self.gone());
+        let (weights, dropped) = (self.keep.len(), self.gone());
         let nan = self.slice().iter().map(|&value| usize::from(key.of(value).is_nan())).sum();
         let mask = Mask::from_row_major(self.dim, self.keep)?;
-        Ok((mask, PruneReport { units, dropped, weights: units, zeros: dropped, nan }))
+        Ok((mask, PruneReport::of_weights(weights, dropped, nan)))
     }
 }

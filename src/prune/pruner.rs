@@ -19,6 +19,7 @@ use crate::kernel::{Isa, PART, Pool};
 use crate::tensor::{Mask, SparseTensor};
 use crate::traits::Compressor;
 
+use super::once;
 use super::rank::{Cut, Key};
 use super::report::PruneReport;
 use super::select::Selection;
@@ -35,7 +36,7 @@ pub trait Pruner<F: Float, D: Dimension>: Compressor<F, D, Output = SparseTensor
     -> Result<(Mask<D>, PruneReport)>;
 
     /// Writes the weights into `out`, and 0 where the [mask](Self::mask) does not keep. It makes nothing smaller, and for
-    /// most settings no mask either: one or two passes over memory, on all threads of `pool`, into memory that is
+    /// most settings no mask either: one pass over memory or two, on all threads of `pool`, into memory that is
     /// there already. The same zeros for any number of threads.
     ///
     /// # Errors
@@ -174,10 +175,15 @@ impl<F: Float, D: Dimension> Pruner<F, D> for MagnitudePruner {
         pool: &Pool,
     ) -> Result<PruneReport> {
         check_shape("the place for the weights", out.shape(), weights.shape())?;
-        if let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
-            && let Some(cut) = self.selection.cut_of_all(pool, x, Key::Magnitude)?
-        {
-            return Ok(write(pool, cut, x, out));
+        if let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut()) {
+            if let Some(plan) = self.selection.plan_of_all(x.len())?
+                && let Some(report) = once::write(pool, plan, x, out)
+            {
+                return Ok(report);
+            }
+            if let Some(cut) = self.selection.cut_of_all(pool, x, Key::Magnitude)? {
+                return Ok(write(pool, cut, x, out));
+            }
         }
         masked_into(self.mask(weights.view(), None)?, weights, out)
     }
@@ -210,7 +216,7 @@ fn write<F: Float>(pool: &Pool, cut: Option<Cut<F>>, x: &[F], out: &mut [F]) -> 
         });
         dropped += ties - cut.ties;
     }
-    PruneReport { units: x.len(), dropped, weights: x.len(), zeros: dropped, nan }
+    PruneReport::of_weights(x.len(), dropped, nan)
 }
 
 #[cfg(test)]

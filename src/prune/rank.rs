@@ -1,9 +1,9 @@
 //! The `i`-th smallest of very many numbers, without sorting them.
 //!
 //! ```text
-//! sample 16,384 of them; in the sample a little left and right of rank i stand lo and hi
+//! a sample says between which two the number probably lies: see `bracket.rs`
 //! one pass: count x < lo, collect lo <= x <= hi
-//! select among the collected, about 2 % of all
+//! select among the collected, about 1 % of all
 //! ```
 //!
 //! If the bracket misses, which the data would have to conspire for, all are collected and selected from.
@@ -12,7 +12,9 @@
 use std::cmp::Ordering;
 
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Streams, Work, fetch, fetch_ahead, with, write_stream};
+use crate::kernel::{Bracket, Fill, Isa, PART, Pool, Streams, Work, fetch_ahead, with, write_stream};
+
+use super::bracket::bracket;
 
 /// What of a number is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub(super) struct Found<F> {
     /// How many are smaller.
     pub(super) below: usize,
     /// How many are equal, itself included.
-    equal: usize,
+    pub(super) equal: usize,
 }
 
 impl<F: Float> Found<F> {
@@ -182,9 +184,6 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
 /// How far ahead of their use numbers are asked for.
 const AHEAD: usize = 1024;
 
-const SAMPLE: usize = 1 << 14;
-/// So many of the sample are waited for together: each lies in a page of its own.
-const TOGETHER: usize = 32;
 const CHUNK: usize = 1024;
 
 /// The `i`-th smallest (from 0) of `key` of all numbers in `pool`.
@@ -201,9 +200,8 @@ pub(super) fn nth<F: Float>(
     if i >= n {
         return None;
     }
-    let bracket = if n >= 4 * SAMPLE { bracket(pool, key, n, i) } else { None };
-    if let Some((lo, hi)) = bracket {
-        let below = collect(threads, pool, key, lo, hi, scratch);
+    if let Some(bracket) = bracket(pool, key, n, i, scratch) {
+        let below = collect(threads, pool, key, bracket, scratch);
         // What was collected is ranked the same way while there is much of it: each round leaves some hundredths.
         let found = i.checked_sub(below).filter(|&i| i < scratch.len()).and_then(|i| {
             if scratch.len() < n / 4 {
@@ -235,7 +233,7 @@ fn select<F: Float>(numbers: &mut [F], i: usize) -> Option<Found<F>> {
 }
 
 /// The order of numbers that are not NaN: half as much work as asking for it.
-fn compare<F: Float>(a: &F, b: &F) -> Ordering {
+pub(super) fn compare<F: Float>(a: &F, b: &F) -> Ordering {
     if a < b {
         Ordering::Less
     } else if a > b {
@@ -251,61 +249,36 @@ fn order<F: Float>(a: F, b: F) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
-/// Two numbers of the pool between which the `i`-th smallest of all `n` very probably lies.
-fn bracket<F: Float>(pool: &[&[F]], key: Key, n: usize, i: usize) -> Option<(F, F)> {
-    let mut sample = Vec::with_capacity(SAMPLE);
-    let (mut parts, mut part, mut start): (_, &[F], _) = (pool.iter(), &[], 0);
-    let mut waiting: [&[F]; TOGETHER] = [&[]; TOGETHER];
-    for first in (0..SAMPLE).step_by(TOGETHER) {
-        for (slot, waiting) in (first..).zip(&mut waiting) {
-            // One at a hashed place in each of SAMPLE equal stretches: a fixed stride would see few columns only.
-            let (from, to) = (slot * n / SAMPLE, (slot + 1) * n / SAMPLE);
-            let place = from + (hash(slot as u64) % (to - from) as u64) as usize;
-            while place - start >= part.len() {
-                start += part.len();
-                part = parts.next()?;
-            }
-            *waiting = &part[place - start..][..1];
-            fetch(waiting);
-        }
-        for &x in waiting.iter().copied().flatten() {
-            let x = key.of(x);
-            sample.push(if x.is_nan() { F::infinity() } else { x });
-        }
-    }
-    // Five standard deviations of the rank in the sample.
-    let share = (i as f64 + 0.5) / n as f64;
-    let middle = share * SAMPLE as f64;
-    let spread = 5.0 * (middle * (1.0 - share)).sqrt() + 2.0;
-    let hi = match (middle + spread) as usize {
-        hi if hi < SAMPLE => *sample.select_nth_unstable_by(hi, compare).1,
-        _ => F::infinity(),
-    };
-    let lo = match middle < spread {
-        true => F::neg_infinity(),
-        false => *sample.select_nth_unstable_by((middle - spread) as usize, compare).1,
-    };
-    Some((lo, hi))
-}
-
 /// Collects what lies between `lo` and `hi`, and counts what lies below.
-fn collect<F: Float>(threads: &Pool, pool: &[&[F]], key: Key, lo: F, hi: F, inside: &mut Vec<F>) -> usize {
+fn collect<F: Float>(
+    threads: &Pool,
+    pool: &[&[F]],
+    key: Key,
+    bracket: Bracket<F>,
+    inside: &mut Vec<F>,
+) -> usize {
     let isa = Isa::best();
     inside.clear();
     if threads.threads() == 1 {
-        return pool.iter().map(|&x| collect_part(isa, x, key, (lo, hi), inside)).sum();
+        return pool.iter().map(|&x| collect_part(isa, x, key, bracket, inside)).sum();
     }
     let parts: Vec<&[F]> = pool.iter().flat_map(|part| part.chunks(PART)).collect();
     let mut found: Vec<(usize, Vec<F>)> = vec![Default::default(); parts.len()];
     threads.each(found.iter_mut().zip(parts), |((below, inside), x)| {
-        *below = collect_part(isa, x, key, (lo, hi), inside);
+        *below = collect_part(isa, x, key, bracket, inside);
     });
     found.iter().for_each(|(_, part)| inside.extend_from_slice(part));
     found.iter().map(|(below, _)| below).sum()
 }
 
 /// By the kernel of the instruction set as far as there is one, and by the definition from there on.
-fn collect_part<F: Float>(isa: Isa, x: &[F], key: Key, (lo, hi): (F, F), inside: &mut Vec<F>) -> usize {
+pub(super) fn collect_part<F: Float>(
+    isa: Isa,
+    x: &[F],
+    key: Key,
+    Bracket { lo, hi, .. }: Bracket<F>,
+    inside: &mut Vec<F>,
+) -> usize {
     let (below, left) = F::collect_between(isa, x, key == Key::Magnitude, (lo, hi), inside);
     below + with(isa, Collect { x: &x[x.len() - left..], key, lo, hi, inside })
 }
@@ -369,17 +342,10 @@ fn bits(flags: &[u8; 64]) -> u64 {
     bytes.rev().fold(0, |word, byte| word << 8 | byte)
 }
 
-/// SplitMix64 of `x`.
-fn hash(x: u64) -> u64 {
-    let x = x.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prune::bracket::hash;
 
     fn sorted(pool: &[&[f64]], i: usize) -> Found<f64> {
         let mut all = pool.concat();
@@ -421,32 +387,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_bracket_holds_a_small_part() {
-        let numbers: Vec<f64> = (0..1 << 20).map(|i| hash(i) as f64).collect();
-        for i in [0, 100, 1 << 19, (1 << 20) - 1] {
-            let (lo, hi) = bracket(&[&numbers], Key::Value, numbers.len(), i).unwrap();
-            let mut inside = Vec::new();
-            let below = collect(&Pool::single(), &[&numbers], Key::Value, lo, hi, &mut inside);
-            assert!(below <= i && i < below + inside.len(), "{i}");
-            assert!(inside.len() < numbers.len() / 20, "{}", inside.len());
-        }
-    }
-
-    #[test]
-    fn a_list_that_hides_from_the_sample_is_still_ranked() {
-        // The sampled places hold 0, all others distinct numbers: the bracket collapses around 0.
-        let n = 5 * SAMPLE;
-        let mut numbers: Vec<f64> = (0..n).map(|i| i as f64 - 40_000.0).collect();
-        for slot in 0..SAMPLE {
-            numbers[slot * 5 + (hash(slot as u64) % 5) as usize] = 0.0;
-        }
-        for i in [5, n / 2, n - 5] {
-            let found = nth(&Pool::single(), &[&numbers], Key::Value, i, &mut Vec::new()).unwrap();
-            assert!(same(found, sorted(&[&numbers], i)), "{i}");
-        }
-    }
-
     /// What every instruction set collects, at every length, is what the definition does.
     fn every_set_collects_the_same<F: Float>(values: &[F], intervals: &[(F, F)]) {
         let x: Vec<F> = (0..2500).map(|i| values[(i * i * 3 + i / 7) % values.len()]).collect();
@@ -459,7 +399,8 @@ mod tests {
                 let x = &x[..length];
                 let keys = || x.iter().map(|&x| key.of(x));
                 let mut inside = vec![F::one()];
-                let below = collect_part(isa, x, key, (lo, hi), &mut inside);
+                let bracket = Bracket { lo, guess: lo, hi };
+                let below = collect_part(isa, x, key, bracket, &mut inside);
                 assert_eq!(below, keys().filter(|&x| x < lo).count(), "{isa} {length} {key:?}");
                 let expected = keys().filter(|&x| lo <= x && x <= hi);
                 let signs = |x: F| (x, x.is_sign_negative());

@@ -21,6 +21,11 @@ pub struct PruneReport {
 }
 
 impl PruneReport {
+    /// That of single weights.
+    pub(super) fn of_weights(weights: usize, dropped: usize, nan: usize) -> Self {
+        Self { units: weights, dropped, weights, zeros: dropped, nan }
+    }
+
     /// Fraction of zeros in the mask, 0 for no weights.
     pub fn sparsity(&self) -> f64 {
         if self.weights == 0 { 0.0 } else { self.zeros as f64 / self.weights as f64 }

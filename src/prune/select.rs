@@ -255,6 +255,16 @@ impl Selection {
         self.find(threads, &[values], values.len(), 0, key, &mut Vec::new()).map(Some)
     }
 
+    /// What goes of `n` entries of which none is gone, or `None` if that is no matter of their ranks alone.
+    pub(super) fn plan_of_all(&self, n: usize) -> Result<Option<Plan>> {
+        match self.level {
+            Level::Sparsity(sparsity) if n > 0 && self.scope == Scope::PerTensor && !self.of_remaining => {
+                self.count.plan(sparsity, n, 0).map(|plan| Some(plan.among(n)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Where to cut the values of `parts`, what is left of `n` entries of which `gone` are gone.
     fn find<F: Float>(
         &self,
@@ -279,19 +289,9 @@ impl Selection {
         if n == 0 || left == 0 {
             return Ok(None);
         }
-        let mut nth = |rank: usize| rank::nth(threads, parts, key, rank, scratch);
-        // A rank beyond what is left can only be that of a protected entry, and those rank highest.
-        Ok(match self.count.plan(sparsity, n, gone)? {
-            Plan::Nothing => None,
-            Plan::Lowest(k) => {
-                let k = k.min(left);
-                nth(k - 1).map(|found| found.cut(k - found.below))
-            }
-            Plan::Below(rank) if rank < left => nth(rank).map(|found| found.cut(0)),
-            Plan::Below(rank) | Plan::UpTo(rank) => {
-                nth(rank.min(left - 1)).map(|found| found.cut(usize::MAX))
-            }
-        })
+        let plan = self.count.plan(sparsity, n, gone)?.among(left);
+        let found = plan.rank().and_then(|rank| rank::nth(threads, parts, key, rank, scratch));
+        Ok(found.map(|found| plan.cut(found)))
     }
 }
 

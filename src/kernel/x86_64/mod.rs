@@ -9,6 +9,7 @@ use crate::kernel::{Isa, Streams, fetch_ahead};
 mod below;
 mod between;
 mod fours;
+mod guess;
 mod int8;
 mod int8_avx2;
 mod pack;

@@ -1,0 +1,147 @@
+//! Weights without those below a guess, and what has to be known to mend it, in one look at each: on AVX-512, which picks the
+//! lanes of a vector in one instruction.
+
+use std::arch::x86_64::*;
+use std::array;
+
+use super::Avx512;
+use crate::kernel::guess::{Bracket, Guessed};
+use crate::kernel::stream::fetch_ahead;
+
+/// How far ahead weights are asked for, in bytes.
+const AHEAD: usize = 4096;
+
+macro_rules! guess {
+    ($name:ident, $t:ty, $bits:ty, $lanes:literal, $load:ident, $store:ident, $set:ident, $broadcast:ident, $from_bits:ident,
+     $and:ident, $compare:ident, $keep:ident, $compress:ident,
+     $load_places:ident, $store_places:ident, $set_places:ident, $add_places:ident, $compress_places:ident,
+     $four:ident, $store_four:ident, $four_places:ident) => {
+        impl Avx512 {
+            /// As [`drop_guessed`](crate::kernel::guess::drop_guessed) for whole vectors; returns how many numbers those are.
+            pub(in crate::kernel) fn $name(
+                self,
+                x: &[$t],
+                out: &mut [$t],
+                bracket: Bracket<$t>,
+                first: u32,
+                guessed: &mut Guessed<$t>,
+            ) -> usize {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,popcnt")]
+                fn run(
+                    asked: bool,
+                    x: &[$t],
+                    out: &mut [$t],
+                    bracket: Bracket<$t>,
+                    first: u32,
+                    guessed: &mut Guessed<$t>,
+                ) -> usize {
+                    assert_eq!(x.len(), out.len());
+                    let Guessed { below, nan, inside, places } = guessed;
+                    // A whole vector is stored wherever the next number belongs.
+                    inside.reserve(x.len() + $lanes);
+                    places.reserve(x.len() + $lanes);
+                    let (to, to_places) = (inside.spare_capacity_mut(), places.spare_capacity_mut());
+                    let size = $from_bits($broadcast((<$bits>::MAX >> 1).cast_signed()));
+                    let (lo, guess, hi) = ($set(bracket.lo), $set(bracket.guess), $set(bracket.hi));
+                    let lanes: [u32; $lanes] = array::from_fn(|lane| lane as u32);
+                    // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
+                    let lanes = unsafe { $load_places(lanes.as_ptr().cast()) };
+                    let mut here = $add_places($set_places(first.cast_signed()), lanes);
+                    let (mut found, mut lower, mut unknown) = (0, 0, 0);
+                    let (vectors, outs) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
+                    for (from, out) in vectors.iter().zip(outs) {
+                        if asked {
+                            fetch_ahead(from, AHEAD / size_of::<$t>());
+                        }
+                        // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
+                        let x = unsafe { $load(from.as_ptr()) };
+                        let size = $and(x, size);
+                        // NaN is not less than anything, and kept.
+                        let kept = $keep($compare::<_CMP_NLT_UQ>(size, guess), x);
+                        // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
+                        unsafe { $store(out.as_mut_ptr(), kept) };
+                        lower += $compare::<_CMP_LT_OQ>(size, lo).count_ones() as usize;
+                        unknown |= $compare::<_CMP_UNORD_Q>(x, x);
+                        let within = $compare::<_CMP_GE_OQ>(size, lo) & $compare::<_CMP_LE_OQ>(size, hi);
+                        let (size, place) = ($compress(within, size), $compress_places(within, here));
+                        let count = within.count_ones() as usize;
+                        // SAFETY: there was room for all of `x` and a vector more, and `found` are no more than those before.
+                        unsafe {
+                            let (to, to_places) =
+                                (to.as_mut_ptr().add(found), to_places.as_mut_ptr().add(found));
+                            if count <= 4 {
+                                $store_four(to.cast(), $four(size));
+                                _mm_storeu_si128(to_places.cast(), $four_places(place));
+                            } else {
+                                $store(to.cast(), size);
+                                $store_places(to_places.cast(), place);
+                            }
+                        }
+                        here = $add_places(here, $set_places($lanes));
+                        found += count;
+                    }
+                    // SAFETY: the loop has written `found` numbers, one after the other, behind the last one.
+                    unsafe {
+                        inside.set_len(inside.len() + found);
+                        places.set_len(places.len() + found);
+                    }
+                    if unknown != 0 {
+                        *nan += vectors.as_flattened().iter().filter(|x| x.is_nan()).count();
+                    }
+                    *below += lower;
+                    vectors.as_flattened().len()
+                }
+
+                // SAFETY: `self` proves the instructions.
+                unsafe { run(self.asked(), x, out, bracket, first, guessed) }
+            }
+        }
+    };
+}
+
+guess!(
+    guess_f32,
+    f32,
+    u32,
+    16,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_set1_epi32,
+    _mm512_castsi512_ps,
+    _mm512_and_ps,
+    _mm512_cmp_ps_mask,
+    _mm512_maskz_mov_ps,
+    _mm512_maskz_compress_ps,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    _mm512_set1_epi32,
+    _mm512_add_epi32,
+    _mm512_maskz_compress_epi32,
+    _mm512_castps512_ps128,
+    _mm_storeu_ps,
+    _mm512_castsi512_si128
+);
+guess!(
+    guess_f64,
+    f64,
+    u64,
+    8,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_set1_pd,
+    _mm512_set1_epi64,
+    _mm512_castsi512_pd,
+    _mm512_and_pd,
+    _mm512_cmp_pd_mask,
+    _mm512_maskz_mov_pd,
+    _mm512_maskz_compress_pd,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    _mm256_set1_epi32,
+    _mm256_add_epi32,
+    _mm256_maskz_compress_epi32,
+    _mm512_castpd512_pd256,
+    _mm256_storeu_pd,
+    _mm256_castsi256_si128
+);
