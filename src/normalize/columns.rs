@@ -400,8 +400,10 @@ const TILE: usize = 1024;
 /// A row of so many bytes is made by parts, each for all rows before the next: three numbers for each column of a whole one would
 /// not stay in the first-level cache. With two inputs whole rows were faster all the same (Zen 5).
 const WIDE_BYTES: usize = 16 << 10;
-/// A part has about so many bytes.
+/// A part has some more bytes: fewer are not written past the caches.
 const TILE_BYTES: usize = 2 << 10;
+/// Bytes of a line.
+const LINE_BYTES: usize = 64;
 
 /// Calls `f(j, inputs, out)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
@@ -463,10 +465,17 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
             }
             return;
         }
-        let tile = width.div_ceil(bytes / TILE_BYTES).next_multiple_of(COLUMNS);
-        let rows = out.len() / width;
-        for left in (0..width).step_by(tile) {
-            let right = width.min(left + tile);
+        // Parts end where lines of the output do: a line that two of them write would be read and written twice.
+        let each = LINE_BYTES / size_of::<F>();
+        let before = out.as_ptr().addr().wrapping_neg() % LINE_BYTES / size_of::<F>();
+        let (rows, lines) = (out.len() / width, (width - before) / each);
+        let parts = lines / (TILE_BYTES / LINE_BYTES + 1);
+        let edge = |part: usize| match part {
+            0 => 0,
+            part if part == parts => width,
+            part => before + part * lines / parts * each,
+        };
+        for (left, right) in (0..parts).map(|part| (edge(part), edge(part + 1))) {
             for row in 0..rows {
                 let (at, end) = (row * width + left, row * width + right);
                 let next = if row + 1 < rows { at + width } else { right };
