@@ -1,10 +1,12 @@
 //! The element type of every tensor: `f32` or `f64`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ndarray::{Array2, ArrayRef2, ArrayView, Dimension, NdFloat};
 use num_traits::{FromPrimitive, ToPrimitive};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Exp, Isa, Work, with};
+use crate::kernel::{Exp, Isa, PART, Pool, Work, with};
 
 #[cfg(feature = "serde")]
 pub(crate) mod number;
@@ -83,8 +85,16 @@ pub(crate) fn check_finite<F: Float, D: Dimension>(
     what: &'static str,
     x: &ArrayView<'_, F, D>,
 ) -> Result<()> {
-    let clean = x.as_slice_memory_order().is_some_and(|x| with(Isa::best(), AllFinite(x)));
-    if clean {
+    check_finite_on(&Pool::single(), what, x)
+}
+
+/// [`check_finite`] on all threads of `pool` where that pays; does not allocate.
+pub(crate) fn check_finite_on<F: Float, D: Dimension>(
+    pool: &Pool,
+    what: &'static str,
+    x: &ArrayView<'_, F, D>,
+) -> Result<()> {
+    if x.as_slice_memory_order().is_some_and(|x| all_finite(pool, x)) {
         return Ok(());
     }
     for (flat, &value) in x.iter().enumerate() {
@@ -94,6 +104,24 @@ pub(crate) fn check_finite<F: Float, D: Dimension>(
     }
     Ok(())
 }
+
+fn all_finite<F: Float>(pool: &Pool, x: &[F]) -> bool {
+    let isa = Isa::best();
+    if !pool.pays(size_of_val(x) as f64 / BYTES_PER_NANOSECOND) {
+        return with(isa, AllFinite(x));
+    }
+    let finite = AtomicBool::new(true);
+    pool.run(x.len().div_ceil(PART), |i| {
+        let part = &x[i * PART..x.len().min((i + 1) * PART)];
+        if !with(isa, AllFinite(part)) {
+            finite.store(false, Ordering::Relaxed);
+        }
+    });
+    finite.into_inner()
+}
+
+/// What one thread looks at, about.
+const BYTES_PER_NANOSECOND: f64 = 64.0;
 
 /// One pass without branches: the sum of `0 * x` is 0 exactly when all of `x` is finite. Many sums, because one would wait
 /// for each addition.
@@ -161,6 +189,20 @@ mod tests {
         let x = array![[0.0, 1.0, f64::INFINITY], [f64::NAN, 2.0, 3.0]];
         let error = check_finite("weights", &x.t()).unwrap_err();
         assert_eq!(error.to_string(), "weights is NaN at index [0, 1]; only finite numbers are allowed");
+    }
+
+    #[test]
+    fn many_numbers_are_looked_at_by_all_threads() {
+        let mut x = ndarray::Array1::from_elem(10 * PART + 7, 1.0f32);
+        for pool in [Pool::single(), Pool::new(3)] {
+            assert!(check_finite_on(&pool, "input", &x.view()).is_ok());
+            for at in [0, 5 * PART, 10 * PART + 6] {
+                x[at] = f32::NEG_INFINITY;
+                let error = check_finite_on(&pool, "input", &x.view()).unwrap_err().to_string();
+                assert!(error.contains(&format!("[{at}]")), "{error}");
+                x[at] = 1.0;
+            }
+        }
     }
 
     #[test]

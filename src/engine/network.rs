@@ -18,7 +18,7 @@ use super::recipe::{Block, Output, Recipe, Sums, Weights};
 use super::search::worst;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
-use crate::float::{check_finite, check_shape};
+use crate::float::{check_finite_on, check_shape};
 use crate::kernel::{Grid, Isa, Pool, dequantize, quantize};
 use crate::nn::Mlp;
 use crate::quantize::QuantParams;
@@ -271,7 +271,7 @@ impl<F: Element> Engine<F> {
         }
         if let Batch::Float(x) = x {
             let view = ArrayView2::from_shape((rows, self.inputs()), x);
-            check_finite("input", &view.map_err(|error| unshaped(&error))?)?;
+            check_finite_on(self.pool(), "input", &view.map_err(|error| unshaped(&error))?)?;
         }
         self.machine.run(rows, x, out, workspace)
     }
