@@ -4,12 +4,8 @@
 use std::arch::x86_64::*;
 use std::array;
 
-use super::Avx512;
+use super::{Avx512, ahead};
 use crate::kernel::guess::{Bracket, Guessed};
-use crate::kernel::stream::fetch_ahead;
-
-/// How far ahead weights are asked for, in bytes.
-const AHEAD: usize = 4096;
 
 macro_rules! guess {
     ($name:ident, $t:ty, $bits:ty, $lanes:literal, $load:ident, $store:ident, $set:ident, $broadcast:ident, $from_bits:ident,
@@ -41,7 +37,7 @@ macro_rules! guess {
                     inside.reserve(x.len() + $lanes);
                     places.reserve(x.len() + $lanes);
                     let (to, to_places) = (inside.spare_capacity_mut(), places.spare_capacity_mut());
-                    let size = $from_bits($broadcast((<$bits>::MAX >> 1).cast_signed()));
+                    let unsigned = $from_bits($broadcast((<$bits>::MAX >> 1).cast_signed()));
                     let (lo, guess, hi) = ($set(bracket.lo), $set(bracket.guess), $set(bracket.hi));
                     let lanes: [u32; $lanes] = array::from_fn(|lane| lane as u32);
                     // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
@@ -51,11 +47,11 @@ macro_rules! guess {
                     let (vectors, outs) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
                     for (from, out) in vectors.iter().zip(outs) {
                         if asked {
-                            fetch_ahead(from, AHEAD / size_of::<$t>());
+                            ahead(from);
                         }
                         // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
                         let x = unsafe { $load(from.as_ptr()) };
-                        let size = $and(x, size);
+                        let size = $and(x, unsigned);
                         // NaN is not less than anything, and kept.
                         let kept = $keep($compare::<_CMP_NLT_UQ>(size, guess), x);
                         // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
@@ -65,6 +61,7 @@ macro_rules! guess {
                         let within = $compare::<_CMP_GE_OQ>(size, lo) & $compare::<_CMP_LE_OQ>(size, hi);
                         let (size, place) = ($compress(within, size), $compress_places(within, here));
                         let count = within.count_ones() as usize;
+                        // Mostly few are inside, and a whole vector would lie on two lines.
                         // SAFETY: there was room for all of `x` and a vector more, and `found` are no more than those before.
                         unsafe {
                             let (to, to_places) =
