@@ -402,8 +402,6 @@ const TILE: usize = 1024;
 const WIDE_BYTES: usize = 16 << 10;
 /// A part has some more bytes: fewer are not written past the caches.
 const TILE_BYTES: usize = 2 << 10;
-/// Bytes of a line.
-const LINE_BYTES: usize = 64;
 
 /// Calls `f(j, inputs, out)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
@@ -466,14 +464,13 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
             return;
         }
         // Parts end where lines of the output do: a line that two of them write would be read and written twice.
-        let each = LINE_BYTES / size_of::<F>();
-        let before = out.as_ptr().addr().wrapping_neg() % LINE_BYTES / size_of::<F>();
-        let (rows, lines) = (out.len() / width, (width - before) / each);
-        let parts = lines / (TILE_BYTES / LINE_BYTES + 1);
+        let before = (out.as_ptr().addr() / size_of::<F>()).wrapping_neg() % F::LINE;
+        let (rows, lines) = (out.len() / width, (width - before) / F::LINE);
+        let parts = lines / (TILE_BYTES / size_of::<F>() / F::LINE + 1);
         let edge = |part: usize| match part {
             0 => 0,
             part if part == parts => width,
-            part => before + part * lines / parts * each,
+            part => before + part * lines / parts * F::LINE,
         };
         for (left, right) in (0..parts).map(|part| (edge(part), edge(part + 1))) {
             for row in 0..rows {

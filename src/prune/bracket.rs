@@ -68,10 +68,9 @@ pub(super) fn bracket<F: Float>(
 
 /// Takes a sample: lines of the numbers of the pool, NaN as infinity.
 fn take_lines<F: Float>(pool: &[&[F]], key: Key, n: usize, sample: &mut Vec<F>) -> Option<()> {
-    let each = 64 / size_of::<F>();
     let lines = (n / STRETCH).min(LINES);
     sample.clear();
-    sample.reserve(lines * each);
+    sample.reserve(lines * F::LINE);
     let (mut parts, mut part, mut start): (_, &[F], _) = (pool.iter(), &[], 0);
     let mut waiting: [&[F]; TOGETHER] = [&[]; TOGETHER];
     for first in (0..lines).step_by(TOGETHER) {
@@ -85,9 +84,9 @@ fn take_lines<F: Float>(pool: &[&[F]], key: Key, n: usize, sample: &mut Vec<F>) 
                 part = parts.next()?;
             }
             let place = place - start;
-            let into_line = part[place..].as_ptr().addr() % 64 / size_of::<F>();
+            let into_line = part[place..].as_ptr().addr() / size_of::<F>() % F::LINE;
             let rest = &part[place.saturating_sub(into_line)..];
-            *waiting = &rest[..each.min(rest.len())];
+            *waiting = &rest[..F::LINE.min(rest.len())];
             fetch(&waiting[..1]);
         }
         for &x in waiting.iter().copied().flatten() {
@@ -100,7 +99,7 @@ fn take_lines<F: Float>(pool: &[&[F]], key: Key, n: usize, sample: &mut Vec<F>) 
 
 /// Five standard deviations of the rank of `middle` in a sample of lines.
 fn spread<F: Float>(sample: &[F], share: f64, middle: F) -> usize {
-    let lines = sample.chunks(64 / size_of::<F>());
+    let lines = sample.chunks(F::LINE);
     let (mut sum, mut squares) = (0.0, 0.0);
     for line in lines.clone() {
         let below = line.iter().map(|&x| u32::from(x < middle)).sum::<u32>();
