@@ -18,7 +18,7 @@ use super::rank::{Key, collect_part, compare};
 const LINES: usize = 1 << 13;
 /// One of so many numbers begins a line of the sample, unless that are more than [`LINES`].
 const STRETCH: usize = 1 << 10;
-/// So many lines are waited for together: each lies in a page of its own.
+/// So many lines are waited for at a time: each lies in a page of its own.
 const TOGETHER: usize = 32;
 /// Fewer numbers than so many stretches are selected from without a sample.
 const LEAST: usize = 64;
@@ -72,28 +72,30 @@ fn take_lines<F: Float>(pool: &[&[F]], key: Key, n: usize, sample: &mut Vec<F>) 
     sample.clear();
     sample.reserve(lines * F::LINE);
     let (mut parts, mut part, mut start): (_, &[F], _) = (pool.iter(), &[], 0);
-    let mut waiting: [&[F]; TOGETHER] = [&[]; TOGETHER];
-    for first in (0..lines).step_by(TOGETHER) {
-        let waiting = &mut waiting[..TOGETHER.min(lines - first)];
-        for (line, waiting) in (first..).zip(&mut *waiting) {
-            // One at a hashed place in each of equal stretches: a fixed stride would see few columns only.
-            let (from, to) = (line * n / lines, (line + 1) * n / lines);
-            let place = from + (hash(line as u64) % (to - from) as u64) as usize;
-            while place - start >= part.len() {
-                start += part.len();
-                part = parts.next()?;
-            }
-            let place = place - start;
-            let into_line = part[place..].as_ptr().addr() / size_of::<F>() % F::LINE;
-            let rest = &part[place.saturating_sub(into_line)..];
-            *waiting = &rest[..F::LINE.min(rest.len())];
-            fetch(&waiting[..1]);
-        }
-        for &x in waiting.iter().copied().flatten() {
+    let mut take = |line: &[F]| {
+        for &x in line {
             let x = key.of(x);
             sample.push(if x.is_nan() { F::infinity() } else { x });
         }
+    };
+    let mut waiting: [&[F]; TOGETHER] = [&[]; TOGETHER];
+    for line in 0..lines {
+        // One at a hashed place in each of equal stretches: a fixed stride would see few columns only.
+        let (from, to) = (line * n / lines, (line + 1) * n / lines);
+        let place = from + (hash(line as u64) % (to - from) as u64) as usize;
+        while place - start >= part.len() {
+            start += part.len();
+            part = parts.next()?;
+        }
+        let place = place - start;
+        let into_line = part[place..].as_ptr().addr() / size_of::<F>() % F::LINE;
+        let rest = &part[place.saturating_sub(into_line)..];
+        let next = &rest[..F::LINE.min(rest.len())];
+        fetch(&next[..1]);
+        take(std::mem::replace(&mut waiting[line % TOGETHER], next));
     }
+    let (last, first) = waiting.split_at(lines % TOGETHER);
+    first.iter().chain(last).for_each(|line| take(line));
     Some(())
 }
 

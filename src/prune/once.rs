@@ -40,26 +40,35 @@ fn write_with<F: Float>(
 ) -> Option<PruneReport> {
     let n = x.len();
     let bracket = bracket(&[x], Key::Magnitude, n, rank, scratch)?;
+    let bracket = Bracket { lo: bracket.lo.max(F::zero()), ..bracket };
     let size = n.div_ceil(4 * pool.threads()).next_multiple_of(PART).min(1 << 31);
-    parts.resize_with(n.div_ceil(size), Guessed::default);
+    parts.resize_with(n.div_ceil(size), Part::default);
     pool.each(parts.iter_mut().zip(x.chunks(size)).zip(out.chunks_mut(size)), |((part, x), out)| {
-        part.clear();
-        write_stream(isa, n, out, Pass { isa, x, bracket, part });
+        part.seen.clear();
+        write_stream(isa, n, out, Pass { isa, x, bracket, seen: &mut part.seen });
     });
 
-    let below: usize = parts.iter().map(|part| part.below).sum();
-    let inside: Vec<&[F]> = parts.iter().map(|part| &*part.inside).collect();
+    let below: usize = parts.iter().map(|part| part.seen.below).sum();
+    let inside: Vec<&[F]> = parts.iter().map(|part| &*part.seen.inside).collect();
     let found = rank::nth(&Pool::single(), &inside, Key::Value, rank.checked_sub(below)?, scratch)?;
     let found = Found { below: below + found.below, ..found };
 
     let cut = plan.cut(found);
     let all_ties = cut.ties == usize::MAX;
-    // Without branches on what no one can foresee.
-    let drops = |size: F| (size < cut.value) | ((size == cut.value) & all_ties);
-    pool.each(parts.iter().zip(x.chunks(size)).zip(out.chunks_mut(size)), |((part, x), out)| {
-        for (&size, &place) in part.inside.iter().zip(&part.places) {
-            if drops(size) ^ (size < bracket.guess) {
-                let place = place as usize;
+    let drops = |size: F| size < cut.value || (size == cut.value && all_ties);
+    // The guess was right about all others.
+    let doubted =
+        Bracket { lo: bracket.guess.min(cut.value), guess: F::zero(), hi: bracket.guess.max(cut.value) };
+    pool.each(parts.iter_mut().zip(x.chunks(size)).zip(out.chunks_mut(size)), |((part, x), out)| {
+        let Part { seen, doubted: found } = part;
+        found.clear();
+        let mut unused = [F::zero(); MENDED];
+        for (at, sizes) in (0..).step_by(MENDED).zip(seen.inside.chunks(MENDED)) {
+            drop_guessed(isa, sizes, &mut unused[..sizes.len()], doubted, at, found);
+        }
+        for (&size, &at) in found.inside.iter().zip(&found.places) {
+            if drops(size) != (size < bracket.guess) {
+                let place = seen.places[at as usize] as usize;
                 out[place] = if drops(size) { F::zero() } else { x[place] };
             }
         }
@@ -67,30 +76,34 @@ fn write_with<F: Float>(
     // Ties go in order of their index, as everywhere.
     let mut ties = if cut.counts_ties() { cut.ties } else { 0 };
     for (part, out) in parts.iter().zip(out.chunks_mut(size)) {
-        let equal = part.inside.iter().zip(&part.places).filter(|(size, _)| **size == cut.value);
+        let Guessed { inside, places, .. } = &part.seen;
+        let equal = inside.iter().zip(places).filter(|(size, _)| **size == cut.value);
         for (_, &place) in equal.take(ties) {
             out[place as usize] = F::zero();
             ties -= 1;
         }
     }
     let dropped = found.below + cut.ties.min(found.equal);
-    let nan = parts.iter().map(|part| part.nan).sum();
+    let nan = parts.iter().map(|part| part.seen.nan).sum();
     Some(PruneReport::of_weights(n, dropped, nan))
 }
+
+/// So many of those inside the bracket are looked at together.
+const MENDED: usize = 256;
 
 /// One part of the pass.
 struct Pass<'a, F> {
     isa: Isa,
     x: &'a [F],
     bracket: Bracket<F>,
-    part: &'a mut Guessed<F>,
+    seen: &'a mut Guessed<F>,
 }
 
 impl<F: Float> Fill<F> for Pass<'_, F> {
     #[inline(always)]
     fn fill(&mut self, at: usize, out: &mut [F]) {
         let x = &self.x[at..at + out.len()];
-        drop_guessed(self.isa, x, out, self.bracket, at as u32, self.part);
+        drop_guessed(self.isa, x, out, self.bracket, at as u32, self.seen);
     }
 }
 
@@ -98,7 +111,15 @@ impl<F: Float> Fill<F> for Pass<'_, F> {
 #[derive(Default)]
 struct Memory<F> {
     scratch: Vec<F>,
-    parts: Vec<Guessed<F>>,
+    parts: Vec<Part<F>>,
+}
+
+/// What was seen of some weights.
+#[derive(Default)]
+struct Part<F> {
+    seen: Guessed<F>,
+    /// Which of those inside the bracket lie between guess and cut.
+    doubted: Guessed<F>,
 }
 
 /// No more is kept: what is collected of some 200 million weights.
@@ -116,7 +137,8 @@ impl<F: Float> Memory<F> {
     }
 
     fn keep(self) {
-        let of_part = |part: &Guessed<F>| part.inside.capacity() * (size_of::<F>() + size_of::<u32>());
+        let of_list = |list: &Guessed<F>| list.inside.capacity() * (size_of::<F>() + size_of::<u32>());
+        let of_part = |part: &Part<F>| of_list(&part.seen) + of_list(&part.doubted);
         let bytes = self.scratch.capacity() * size_of::<F>() + self.parts.iter().map(of_part).sum::<usize>();
         if bytes <= KEPT_BYTES {
             KEPT.with_borrow_mut(|kept| *kept = Some(Box::new(self)));

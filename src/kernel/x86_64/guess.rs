@@ -4,12 +4,16 @@
 use std::arch::x86_64::*;
 use std::array;
 
-use super::{Avx512, ahead};
+use super::Avx512;
+use crate::kernel::fetch_ahead;
 use crate::kernel::guess::{Bracket, Guessed};
 
+/// What lies so far behind a vector that is read is asked for: as much time is spent on each as a copy spends on two.
+const AHEAD_BYTES: usize = 8192;
+
 macro_rules! guess {
-    ($name:ident, $t:ty, $bits:ty, $lanes:literal, $load:ident, $store:ident, $set:ident, $broadcast:ident, $from_bits:ident,
-     $and:ident, $compare:ident, $keep:ident, $compress:ident,
+    ($name:ident, $t:ty, $bits:ty, $lanes:literal,
+     $set:ident, $compare:ident, $keep:ident, $sub:ident, $count:ident, $max:ident, $compress:ident, $sum:ident, $largest:ident,
      $load_places:ident, $store_places:ident, $set_places:ident, $add_places:ident, $compress_places:ident,
      $four:ident, $store_four:ident, $four_places:ident) => {
         impl Avx512 {
@@ -37,28 +41,30 @@ macro_rules! guess {
                     inside.reserve(x.len() + $lanes);
                     places.reserve(x.len() + $lanes);
                     let (to, to_places) = (inside.spare_capacity_mut(), places.spare_capacity_mut());
-                    let unsigned = $from_bits($broadcast((<$bits>::MAX >> 1).cast_signed()));
-                    let (lo, guess, hi) = ($set(bracket.lo), $set(bracket.guess), $set(bracket.hi));
+                    let set = |bits: $bits| $set(bits.cast_signed());
+                    let unsigned = set(<$bits>::MAX >> 1);
+                    // Numbers without a sign are in the order of their bits, and NaN comes behind all others.
+                    let [lo, guess, hi] = [bracket.lo, bracket.guess, bracket.hi].map(<$t>::to_bits);
+                    let (lo, guess, width) = (set(lo), set(guess), set(hi.wrapping_sub(lo)));
                     let lanes: [u32; $lanes] = array::from_fn(|lane| lane as u32);
                     // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
                     let lanes = unsafe { $load_places(lanes.as_ptr().cast()) };
                     let mut here = $add_places($set_places(first.cast_signed()), lanes);
-                    let (mut found, mut lower, mut unknown) = (0, 0, 0);
+                    let (mut found, mut above, mut largest) = (0, $set(0), $set(0));
                     let (vectors, outs) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
                     for (from, out) in vectors.iter().zip(outs) {
                         if asked {
-                            ahead(from);
+                            fetch_ahead(from, AHEAD_BYTES / size_of::<$t>());
                         }
                         // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
-                        let x = unsafe { $load(from.as_ptr()) };
-                        let size = $and(x, unsigned);
-                        // NaN is not less than anything, and kept.
-                        let kept = $keep($compare::<_CMP_NLT_UQ>(size, guess), x);
+                        let x = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+                        let size = _mm512_and_si512(x, unsigned);
+                        let kept = $keep($compare::<_MM_CMPINT_NLT>(size, guess), x);
                         // SAFETY: the exclusive reference covers the whole vector, and the store asks for no alignment.
-                        unsafe { $store(out.as_mut_ptr(), kept) };
-                        lower += $compare::<_CMP_LT_OQ>(size, lo).count_ones() as usize;
-                        unknown |= $compare::<_CMP_UNORD_Q>(x, x);
-                        let within = $compare::<_CMP_GE_OQ>(size, lo) & $compare::<_CMP_LE_OQ>(size, hi);
+                        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), kept) };
+                        above = $count(above, $compare::<_MM_CMPINT_NLT>(size, lo), above, $set(-1));
+                        largest = $max(largest, size);
+                        let within = $compare::<_MM_CMPINT_LE>($sub(size, lo), width);
                         let (size, place) = ($compress(within, size), $compress_places(within, here));
                         let count = within.count_ones() as usize;
                         // Mostly few are inside, and a whole vector would lie on two lines.
@@ -70,7 +76,7 @@ macro_rules! guess {
                                 $store_four(to.cast(), $four(size));
                                 _mm_storeu_si128(to_places.cast(), $four_places(place));
                             } else {
-                                $store(to.cast(), size);
+                                _mm512_storeu_si512(to.cast(), size);
                                 $store_places(to_places.cast(), place);
                             }
                         }
@@ -82,11 +88,12 @@ macro_rules! guess {
                         inside.set_len(inside.len() + found);
                         places.set_len(places.len() + found);
                     }
-                    if unknown != 0 {
-                        *nan += vectors.as_flattened().iter().filter(|x| x.is_nan()).count();
+                    let seen = vectors.as_flattened();
+                    if $largest(largest) > <$t>::INFINITY.to_bits() {
+                        *nan += seen.iter().filter(|x| x.is_nan()).count();
                     }
-                    *below += lower;
-                    vectors.as_flattened().len()
+                    *below += seen.len() - $sum(above) as usize;
+                    seen.len()
                 }
 
                 // SAFETY: `self` proves the instructions.
@@ -101,22 +108,22 @@ guess!(
     f32,
     u32,
     16,
-    _mm512_loadu_ps,
-    _mm512_storeu_ps,
-    _mm512_set1_ps,
     _mm512_set1_epi32,
-    _mm512_castsi512_ps,
-    _mm512_and_ps,
-    _mm512_cmp_ps_mask,
-    _mm512_maskz_mov_ps,
-    _mm512_maskz_compress_ps,
+    _mm512_cmp_epu32_mask,
+    _mm512_maskz_mov_epi32,
+    _mm512_sub_epi32,
+    _mm512_mask_sub_epi32,
+    _mm512_max_epu32,
+    _mm512_maskz_compress_epi32,
+    _mm512_reduce_add_epi32,
+    _mm512_reduce_max_epu32,
     _mm512_loadu_si512,
     _mm512_storeu_si512,
     _mm512_set1_epi32,
     _mm512_add_epi32,
     _mm512_maskz_compress_epi32,
-    _mm512_castps512_ps128,
-    _mm_storeu_ps,
+    _mm512_castsi512_si128,
+    _mm_storeu_si128,
     _mm512_castsi512_si128
 );
 guess!(
@@ -124,21 +131,21 @@ guess!(
     f64,
     u64,
     8,
-    _mm512_loadu_pd,
-    _mm512_storeu_pd,
-    _mm512_set1_pd,
     _mm512_set1_epi64,
-    _mm512_castsi512_pd,
-    _mm512_and_pd,
-    _mm512_cmp_pd_mask,
-    _mm512_maskz_mov_pd,
-    _mm512_maskz_compress_pd,
+    _mm512_cmp_epu64_mask,
+    _mm512_maskz_mov_epi64,
+    _mm512_sub_epi64,
+    _mm512_mask_sub_epi64,
+    _mm512_max_epu64,
+    _mm512_maskz_compress_epi64,
+    _mm512_reduce_add_epi64,
+    _mm512_reduce_max_epu64,
     _mm256_loadu_si256,
     _mm256_storeu_si256,
     _mm256_set1_epi32,
     _mm256_add_epi32,
     _mm256_maskz_compress_epi32,
-    _mm512_castpd512_pd256,
-    _mm256_storeu_pd,
+    _mm512_castsi512_si256,
+    _mm256_storeu_si256,
     _mm256_castsi256_si128
 );
