@@ -18,6 +18,7 @@ pub mod pruner;
 mod pool;
 mod rank;
 mod report;
+mod rows;
 pub mod schedule;
 pub mod score;
 pub mod select;

@@ -130,17 +130,22 @@ fn norms<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>, axis: Axis, norm:
 }
 
 /// The norm of every row of `weights`, `columns` > 0 wide.
-pub(super) fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
+fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
     let isa = Isa::best();
-    let streams = isa.streams();
     let mut norms = vec![F::zero(); weights.len() / columns];
     let rows = (PART / columns).max(1);
     pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
         for (to, row) in norms.iter_mut().zip(rows.chunks_exact(columns)) {
-            *to = F::of(norm.finish(with(isa, RowSum { streams, row, norm }), 1, row.iter().copied()));
+            *to = row_norm(isa, row, norm);
         }
     });
     norms
+}
+
+/// The norm of one row.
+pub(super) fn row_norm<F: Float>(isa: Isa, row: &[F], norm: Norm) -> F {
+    let sum = with(isa, RowSum { streams: isa.streams(), row, norm });
+    F::of(norm.finish(sum, 1, row.iter().copied()))
 }
 
 /// What [`Norm::add`] makes of a whole row, in lanes.
@@ -171,9 +176,9 @@ fn lanes<F: Float>(
     add: impl Fn(f64, F) -> f64,
     join: impl Fn(f64, f64) -> f64,
 ) -> f64 {
-    // So many that the compiler keeps the loop over them, and turns it into vectors.
-    const LANES: usize = 64;
-    const AHEAD: usize = 16 * LANES;
+    // So few that the compiler keeps all sums in registers.
+    const LANES: usize = 16;
+    const AHEAD: usize = 128 * LANES;
     let mut sums = [0.0; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for row in whole {

@@ -10,12 +10,13 @@ use ndarray::{ArrayView, ArrayViewMut, Axis, Dimension, Ix2};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
+use crate::kernel::Pool;
 use crate::tensor::{Mask, SparseTensor, as_matrix};
 use crate::traits::Compressor;
 
 use super::pruner::{self, Pruner, masked_into};
 use super::report::PruneReport;
+use super::rows;
 use super::score::{self, Norm};
 use super::select::Selection;
 
@@ -159,60 +160,16 @@ impl<F: Float, D: Dimension> Pruner<F, D> for StructuredPruner {
         pool: &Pool,
     ) -> Result<PruneReport> {
         check_shape("the place for the weights", out.shape(), weights.shape())?;
-        let rows = self.unit == Unit::Slices { axis: 0 } && !self.selection.is_of_remaining();
-        if rows
+        let by_rows = self.unit == Unit::Slices { axis: 0 } && !self.selection.is_of_remaining();
+        if by_rows
             && weights.ndim() > 0
             && !weights.is_empty()
             && let (Some(x), Some(out)) = (weights.as_slice(), out.as_slice_mut())
         {
             let columns = as_matrix(weights.shape()).1;
-            let scores = score::row_norms(pool, x, columns, self.norm);
-            let (keep, report) =
-                self.selection.select(ArrayView::from(&scores).insert_axis(Axis(0)), None)?;
-            let (isa, whole, rows) = (Isa::best(), x.len(), (PART / columns).max(1));
-            let keep = keep.keep();
-            let keep = keep.as_slice().unwrap_or_default();
-            let parts = x.chunks(rows * columns).zip(out.chunks_mut(rows * columns)).zip(keep.chunks(rows));
-            pool.each(parts, |((x, out), keep)| with(isa, Rows { isa, whole, columns, x, out, keep }));
-            return Ok(PruneReport { weights: x.len(), zeros: report.dropped * columns, ..report });
+            return rows::write(pool, (&self.selection, self.norm), columns, x, out);
         }
         masked_into(self.mask(weights.view(), None)?, weights, out)
-    }
-}
-
-/// Rows that stay, or zeros in place of them.
-struct Rows<'a, F> {
-    isa: Isa,
-    /// Elements of the whole result.
-    whole: usize,
-    columns: usize,
-    x: &'a [F],
-    out: &'a mut [F],
-    keep: &'a [bool],
-}
-
-struct Zeros;
-
-impl<F: Float> Fill<F> for Zeros {
-    #[inline(always)]
-    fn fill(&mut self, _: usize, out: &mut [F]) {
-        out.fill(F::zero());
-    }
-}
-
-impl<F: Float> Work for Rows<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { isa, whole, columns, x, out, keep } = self;
-        let mut stream = Stream::new(isa, whole);
-        for ((x, out), &keep) in x.chunks(columns).zip(out.chunks_mut(columns)).zip(keep) {
-            match keep {
-                true => stream.copy(x, out),
-                false => stream.fill(out, &mut Zeros),
-            }
-        }
     }
 }
 
