@@ -125,6 +125,7 @@ pub(super) fn pack_codes(isa: Isa, codes: &[u8], inputs: usize, flip: u32, wide:
 /// Packs all of `from`, at most a panel of rows, `width` elements apart for each column.
 ///
 /// Elements of `into` beyond the rows of `from` are left alone.
+#[inline(always)]
 pub(super) fn pack<T: Plain>(isa: Isa, from: Matrix<'_, T>, into: &mut [T], width: usize) {
     let rows = from.rows();
     assert!(rows <= width && width <= PANEL, "{rows} rows packed {width} apart");

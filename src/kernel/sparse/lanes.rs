@@ -4,6 +4,9 @@
 //! batch [b, inputs]  ->  lanes [inputs][V][16]      lane l of V * 16 is row l of the batch
 //! ```
 
+use std::ops::Range;
+
+use super::cells::MOST_ROWS;
 use super::real::{Epilogue, SparseReal, worth_sharing};
 use crate::kernel::pack::pack;
 use crate::kernel::{Isa, Matrix, MatrixMut, Pool};
@@ -11,8 +14,11 @@ use crate::kernel::{Isa, Matrix, MatrixMut, Pool};
 /// Lanes of a line.
 pub(in crate::kernel) const LINE: usize = 16;
 
-/// Rows of weights that are computed before they are written out together.
+/// Rows of weights whose sums are transposed together.
 pub(in crate::kernel) const GROUP: usize = 16;
+
+/// Groups of a band, at most.
+pub(super) const GROUPS: usize = MOST_ROWS / GROUP;
 
 /// Sixteen numbers on cache lines of their own.
 #[repr(C, align(64))]
@@ -41,21 +47,26 @@ pub(super) fn gather<F: SparseReal, const V: usize>(
     });
 }
 
-/// Writes the sums of weight rows `first + at ..`, `columns` of them, to all rows of the result, from column `at` on.
+/// Writes the sums of a band of weight rows to those `columns` of the result, row by row: one after the other its lines cost what they
+/// would cost each, and the same lines of all rows often share a set of the first-level cache. `turned` is overwritten.
 #[inline(always)]
 pub(super) fn scatter<F: SparseReal, const V: usize>(
     isa: Isa,
-    sums: &Group<F, V>,
+    groups: &[Group<F, V>],
+    turned: &mut [[[Line<F>; GROUP]; V]; GROUPS],
     tail: &Epilogue<'_, F>,
-    at: usize,
-    columns: usize,
+    columns: Range<usize>,
     out: &mut MatrixMut<'_, F>,
 ) {
-    let mut turned = [[Line([F::default(); LINE]); GROUP]; V];
-    let sums = Matrix::new(numbers(sums.as_flattened()), GROUP, V * LINE);
-    pack(isa, sums, numbers_mut(turned.as_flattened_mut()), GROUP);
-    for (i, sums) in turned.as_flattened().iter().enumerate().take(out.rows()) {
-        tail.write(at, &sums.0, &mut out.row_mut(i)[at..at + columns]);
+    for (group, turned) in groups.iter().zip(&mut *turned) {
+        let sums = Matrix::new(numbers(group.as_flattened()), GROUP, V * LINE);
+        pack(isa, sums, numbers_mut(turned.as_flattened_mut()), GROUP);
+    }
+    for i in 0..out.rows() {
+        let row = &mut out.row_mut(i)[columns.clone()];
+        for ((at, out), turned) in columns.clone().step_by(GROUP).zip(row.chunks_mut(GROUP)).zip(&*turned) {
+            tail.write(at, &turned.as_flattened()[i].0, out);
+        }
     }
 }
 

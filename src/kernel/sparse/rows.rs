@@ -11,13 +11,13 @@
 //! batch of up to three rows is computed row by row; what a thread computes does not depend on how many there are.
 //!
 //! 4096 x 4096 f32, one thread of an AMD EPYC (Zen 5), 90 / 95 / 99 % zeros: one row 0.15 / 0.083 / 0.036 ms, with windows but for the
-//! last (`windows.rs`); 32 rows 0.91 / 0.54 / 0.17 ms (`cargo bench --bench peers -- --filter sparse.f32`).
+//! last (`windows.rs`); 32 rows 0.89 / 0.51 / 0.15 ms (`cargo bench --bench peers -- --filter sparse.f32`).
 //! Tried and left: bitmaps with expanding loads (five times as long for one row with 90 % zeros), hardware gathers (1.7 times as
 //! long), asking ahead for entries of many rows (a tenth more).
 
 use super::cells::{Cell, Cells, One, Sums};
 use super::csr::Csr;
-use super::lanes::{GROUP, LINE, Line, gather, scatter};
+use super::lanes::{GROUP, GROUPS, LINE, Line, gather, scatter};
 use super::real::{Epilogue, SparseReal, SparseScratch, share};
 use super::windows::Windows;
 use crate::kernel::elementwise::{Work, with};
@@ -203,16 +203,14 @@ impl<F: SparseReal, const V: usize> Work for Many<'_, F, V> {
         let Self { isa, cells, at, lanes, tail, mut out } = self;
         let ((lanes, _), columns, height) = (lanes.as_chunks::<V>(), out.columns(), cells.height());
         assert_eq!((lanes.len(), at % height), (cells.inputs(), 0), "lanes of all inputs, whole bands");
-        let mut memory = Sums::new();
+        let (mut memory, mut turned) = (Sums::new(), [[[Line::default(); GROUP]; V]; GROUPS]);
         for first in (0..columns).step_by(height) {
             let last = columns.min(first + height);
             let sums = memory.begin(last - first, [Line([F::default(); LINE]); V]);
             for (cell, lanes) in cells.band((at + first) / height).zip(lanes.chunks(cells.width())) {
                 cell_many_on(isa, cell, lanes, sums);
             }
-            for (at, group) in (first..last).step_by(GROUP).zip(sums.as_chunks().0) {
-                scatter(isa, group, &tail, at, GROUP.min(last - at), &mut out);
-            }
+            scatter(isa, sums.as_chunks().0, &mut turned, &tail, first..last, &mut out);
         }
     }
 }
