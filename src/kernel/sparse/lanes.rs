@@ -47,8 +47,8 @@ pub(super) fn gather<F: SparseReal, const V: usize>(
     });
 }
 
-/// Writes the sums of a band of weight rows to those `columns` of the result, row by row: one after the other its lines cost what they
-/// would cost each, and the same lines of all rows often share a set of the first-level cache. `turned` is overwritten.
+/// Writes the sums of a band of weight rows to those `columns` of the result, row by row: lines that follow each other are ready sooner
+/// than the same line of every row, which often share a set of the first-level cache. `turned` is overwritten.
 #[inline(always)]
 pub(super) fn scatter<F: SparseReal, const V: usize>(
     isa: Isa,
