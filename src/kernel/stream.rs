@@ -159,11 +159,11 @@ pub(crate) fn fetch<T>(numbers: &[T]) {
     fetch_ahead(numbers, 0);
 }
 
-/// Asks for as much as `part` that lies `ahead` numbers behind it, whether there is anything or not.
+/// Asks for as much as `part` that lies `ahead` bytes behind it, whether there is anything or not.
 #[inline(always)]
 pub(crate) fn fetch_ahead<T>(part: &[T], ahead: usize) {
     for at in (0..size_of_val(part)).step_by(ALIGN) {
-        fetch_line(part.as_ptr().wrapping_add(ahead).cast::<u8>().wrapping_add(at));
+        fetch_line(part.as_ptr().cast::<u8>().wrapping_add(ahead + at));
     }
 }
 

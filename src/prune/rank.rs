@@ -167,7 +167,7 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
             let x = &self.x[at + i * some..][..out.len()];
             // No more lines at a time than memory takes requests.
             if streams != Streams::Foreseen {
-                fetch_ahead(x, AHEAD);
+                fetch_ahead(x, AHEAD_BYTES);
             }
             for (&x, out) in x.iter().zip(out) {
                 let drop = drops(key.of(x));
@@ -182,7 +182,7 @@ impl<F: Float, P: Fn(F) -> bool + Copy> Fill<F> for Write<'_, F, P> {
 }
 
 /// How far ahead of their use numbers are asked for.
-const AHEAD: usize = 1024;
+const AHEAD_BYTES: usize = 4096;
 
 const CHUNK: usize = 1024;
 

@@ -178,12 +178,12 @@ fn lanes<F: Float>(
 ) -> f64 {
     // So few that the compiler keeps all sums in registers.
     const LANES: usize = 16;
-    const AHEAD: usize = 128 * LANES;
+    const AHEAD_BYTES: usize = 8192;
     let mut sums = [0.0; LANES];
     let (whole, rest) = row.as_chunks::<LANES>();
     for row in whole {
         if streams == Streams::Asked {
-            fetch_ahead(row, AHEAD);
+            fetch_ahead(row, AHEAD_BYTES);
         }
         for i in 0..LANES {
             sums[i] = add(sums[i], row[i]);

@@ -147,7 +147,7 @@ impl Scheme {
 }
 
 /// How far ahead of their use numbers are asked for, where asking helps.
-const AHEAD: usize = 1024;
+const AHEAD_BYTES: usize = 4096;
 
 struct Fake<'a, F> {
     qmin: i32,
@@ -163,7 +163,7 @@ impl<F: Float> Fill<F> for Fake<'_, F> {
         let Self { qmin, qmax, divide, params, x } = *self;
         let x = &x[at..][..y.len()];
         if Isa::best().streams() == Streams::Asked {
-            fetch_ahead(x, AHEAD);
+            fetch_ahead(x, AHEAD_BYTES);
         }
         match params {
             Params::One(params) => {

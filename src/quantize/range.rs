@@ -90,7 +90,7 @@ impl<F: Float> Work for Scan<'_, F> {
     fn run(self) -> Extremes<F> {
         const LANES: usize = 32;
         const BLOCK: usize = 512 * LANES;
-        const AHEAD: usize = 64 * LANES;
+        const AHEAD_BYTES: usize = 8192;
         let streams = self.isa.streams();
         let mut all = Extremes::none();
         for block in self.values.chunks(BLOCK) {
@@ -101,7 +101,7 @@ impl<F: Float> Work for Scan<'_, F> {
             for at in 0..lanes.len() {
                 let x = &lanes[if streams == Streams::Turns { in_turns(at, lanes.len()) } else { at }];
                 if streams == Streams::Asked {
-                    fetch_ahead(x, AHEAD);
+                    fetch_ahead(x, AHEAD_BYTES);
                 }
                 for i in 0..LANES {
                     min[i] = if x[i] < min[i] { x[i] } else { min[i] };

@@ -62,7 +62,7 @@ impl<'a, F: Float> Params<'a, F> {
 const BLOCK: usize = 64;
 
 /// How far ahead of their use numbers are asked for, where asking helps.
-const AHEAD: usize = 32 * BLOCK;
+const AHEAD_BYTES: usize = 8192;
 
 /// The codes of `x`, whose first element is the `first`-th of its tensor.
 pub(crate) fn quantize<F: Float, C: Code>(
@@ -201,7 +201,7 @@ fn run<F: Float, C: Code>(
                 let at = if streams == Streams::Asked { at } else { in_turns(at, blocks.len()) };
                 let (x, to) = (&blocks[at], &mut code_blocks[at]);
                 if streams == Streams::Asked {
-                    fetch_ahead(x, AHEAD);
+                    fetch_ahead(x, AHEAD_BYTES);
                 }
                 for i in 0..BLOCK {
                     to[i] = code(x[i], params, at * BLOCK + i);

@@ -45,7 +45,7 @@ fn draw_bits(isa: Isa, stream: Philox, first: u64, threshold: u16, keep: &mut [u
 const WORDS: usize = 4;
 
 /// How far ahead of their use activations are asked for.
-const AHEAD: usize = 1024;
+const AHEAD_BYTES: usize = 4096;
 
 /// Draws for `y`, whose first element is element `64 * first` of the stream.
 pub(super) struct Draw<'a, F> {
@@ -82,7 +82,7 @@ impl<F: Float> Fill<F> for Drawn<'_, F> {
         // Memory works while the generator does.
         let x = &self.x[at..][..y.len()];
         if self.isa.streams() != Streams::Foreseen {
-            fetch_ahead(x, AHEAD);
+            fetch_ahead(x, AHEAD_BYTES);
         }
         draw_bits(self.isa, self.stream, (self.first + at / CHUNK) as u64, self.threshold, keep);
         keep_of(keep, self.gain, x, y);
@@ -142,7 +142,7 @@ impl<F: Float> Fill<F> for Kept<'_, F> {
             let dy = &self.dy[at + i * some..][..dx.len()];
             // The loop becomes masked loads, after which Zen 5 foresees nothing. No more lines at a time than memory takes requests.
             if streams != Streams::Foreseen {
-                fetch_ahead(dy, AHEAD);
+                fetch_ahead(dy, AHEAD_BYTES);
             }
             keep_of(keep, self.gain, dy, dx);
         }

@@ -49,7 +49,7 @@ macro_rules! below {
                     let middle = $set(bounds[7]);
                     let (blocks, places) = (x.as_chunks::<BLOCK>().0, counts.as_chunks_mut::<BLOCK>().0);
                     for (block, place) in blocks.iter().zip(places) {
-                        fetch_ahead(block, AHEAD * BLOCK);
+                        fetch_ahead(block, AHEAD * size_of_val(block));
                         let mut numbers = [middle; VECTORS];
                         let mut found = [_mm512_setzero_si512(); VECTORS];
                         let parts = block.as_chunks::<$lanes>().0;

@@ -54,7 +54,7 @@ macro_rules! guess {
                     let (vectors, outs) = (x.as_chunks::<$lanes>().0, out.as_chunks_mut::<$lanes>().0);
                     for (from, out) in vectors.iter().zip(outs) {
                         if asked {
-                            fetch_ahead(from, AHEAD_BYTES / size_of::<$t>());
+                            fetch_ahead(from, AHEAD_BYTES);
                         }
                         // SAFETY: the reference covers the whole vector, and the load asks for no alignment.
                         let x = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };

@@ -95,5 +95,5 @@ impl Avx512 {
 /// changes nothing but time.
 #[inline(always)]
 fn ahead<T, const N: usize>(vector: &[T; N]) {
-    fetch_ahead(vector, 4096 / size_of::<T>());
+    fetch_ahead(vector, 4096);
 }
