@@ -135,6 +135,21 @@ impl<F: Real> Stream<F> {
         if self.passes(to) { past_caches(self.isa, from, to) } else { to.copy_from_slice(from) }
     }
 
+    /// Writes zeros.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self, to: &mut [F]) {
+        struct Zeros;
+
+        impl<F: Real> Fill<F> for Zeros {
+            #[inline(always)]
+            fn fill(&mut self, _: usize, out: &mut [F]) {
+                out.fill(F::default());
+            }
+        }
+
+        if self.passes(to) { self.write(to, &mut Zeros) } else { to.fill(F::default()) }
+    }
+
     /// Whether this part of the result is better written past them.
     #[inline(always)]
     fn passes(&self, part: &[F]) -> bool {

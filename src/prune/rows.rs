@@ -11,7 +11,7 @@ use ndarray::{ArrayView, Axis};
 
 use crate::error::Result;
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, PART, Pool, Stream};
+use crate::kernel::{Isa, PART, Pool, Stream};
 
 use super::bracket::hash;
 use super::report::PruneReport;
@@ -34,11 +34,12 @@ pub(super) fn write<F: Float>(
     out: &mut [F],
 ) -> Result<PruneReport> {
     let (isa, whole, count) = (Isa::best(), x.len(), x.len() / columns);
+    let reads = (isa, isa.streams());
     let select = |norms: &[F]| selection.select(ArrayView::from(norms).insert_axis(Axis(0)), None);
     let guess = if count >= MANY && columns * size_of::<F>() <= NEAR_BYTES {
         // One at a hashed place in each of equal stretches.
         let place = |i: usize| (i * count + hash(i as u64) as usize % count) / SAMPLE;
-        let norm_at = |i| row_norm(isa, &x[place(i) * columns..][..columns], norm);
+        let norm_at = |i| row_norm(reads, &x[place(i) * columns..][..columns], norm);
         let norms: Vec<F> = (0..SAMPLE).map(norm_at).collect();
         let kept = select(&norms)?.0;
         let kept = norms.iter().zip(kept.keep()).filter(|&(_, &keep)| keep);
@@ -54,7 +55,7 @@ pub(super) fn write<F: Float>(
     pool.each(x.chunks(size).zip(out.chunks_mut(size)).zip(norms.chunks_mut(rows)), |((x, out), norms)| {
         let mut stream = Stream::new(isa, whole);
         for ((x, out), to) in x.chunks(columns).zip(out.chunks_mut(columns)).zip(norms) {
-            *to = row_norm(isa, x, norm);
+            *to = row_norm(reads, x, norm);
             if let Some(keep) = guessed(*to) {
                 put(&mut stream, keep, x, out);
             }
@@ -75,16 +76,7 @@ pub(super) fn write<F: Float>(
 
 /// `out = x`, or zeros.
 fn put<F: Float>(stream: &mut Stream<F>, keep: bool, x: &[F], out: &mut [F]) {
-    if keep { stream.copy(x, out) } else { stream.write(out, &mut Zeros) }
-}
-
-struct Zeros;
-
-impl<F: Float> Fill<F> for Zeros {
-    #[inline(always)]
-    fn fill(&mut self, _: usize, out: &mut [F]) {
-        out.fill(F::zero());
-    }
+    if keep { stream.copy(x, out) } else { stream.clear(out) }
 }
 
 #[cfg(test)]

@@ -132,19 +132,20 @@ fn norms<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>, axis: Axis, norm:
 /// The norm of every row of `weights`, `columns` > 0 wide.
 fn row_norms<F: Float>(pool: &Pool, weights: &[F], columns: usize, norm: Norm) -> Vec<F> {
     let isa = Isa::best();
+    let streams = isa.streams();
     let mut norms = vec![F::zero(); weights.len() / columns];
     let rows = (PART / columns).max(1);
     pool.each(norms.chunks_mut(rows).zip(weights.chunks(rows * columns)), |(norms, rows)| {
         for (to, row) in norms.iter_mut().zip(rows.chunks_exact(columns)) {
-            *to = row_norm(isa, row, norm);
+            *to = row_norm((isa, streams), row, norm);
         }
     });
     norms
 }
 
-/// The norm of one row.
-pub(super) fn row_norm<F: Float>(isa: Isa, row: &[F], norm: Norm) -> F {
-    let sum = with(isa, RowSum { streams: isa.streams(), row, norm });
+/// The norm of one row; how the processor reads is asked once for all rows.
+pub(super) fn row_norm<F: Float>((isa, streams): (Isa, Streams), row: &[F], norm: Norm) -> F {
+    let sum = with(isa, RowSum { streams, row, norm });
     F::of(norm.finish(sum, 1, row.iter().copied()))
 }
 
