@@ -21,9 +21,9 @@ const BLOCK: usize = 64;
 /// Rows of which sums are taken in registers, and on AVX-512.
 const DEEP: usize = 4;
 const DEEP_WIDE: usize = 8;
-/// How many columns ahead numbers are asked for, and where several rows are read at a time.
-const AHEAD: usize = 512;
-const AHEAD_OF_SUMS: usize = 256;
+/// How far ahead numbers are asked for, and where several rows are read at a time.
+const AHEAD_BYTES: usize = 4096;
+const AHEAD_OF_SUMS_BYTES: usize = 2048;
 /// Columns that are summed side by side, in registers; threads divide them by so many.
 const COLUMNS: usize = 16;
 /// The same on AVX-512, whose registers hold so many; each row gives some lines in order, of which a processor foresees the next.
@@ -284,7 +284,7 @@ impl<F: Float, T: Terms<F>> ColumnSums<'_, F, T> {
             for row in rows.clone() {
                 let at = row * self.width + j;
                 if self.wide {
-                    self.terms.fetch(at + AHEAD_OF_SUMS, N);
+                    self.terms.fetch(at + AHEAD_OF_SUMS_BYTES / F::BYTES, N);
                 }
                 self.terms.add(at, j, &mut sums, &mut others);
             }
@@ -498,9 +498,9 @@ struct Row<'a, 'f, F, G, const N: usize> {
 impl<F: Float, G: Columns<F, N>, const N: usize> Fill<F> for Row<'_, '_, F, G, N> {
     #[inline(always)]
     fn fill(&mut self, j: usize, out: &mut [F]) {
-        let (at, n) = (self.at + j, out.len());
-        let jump = if j + AHEAD < self.turn { 0 } else { self.jump };
-        let soon = (at + AHEAD).wrapping_add(jump);
+        let (at, n, ahead) = (self.at + j, out.len(), AHEAD_BYTES / F::BYTES);
+        let jump = if j + ahead < self.turn { 0 } else { self.jump };
+        let soon = (at + ahead).wrapping_add(jump);
         self.inputs.iter().for_each(|x| fetch_some(x, soon, n));
         self.f.run(self.left + j, self.inputs.map(|x| &x[at..at + n]), out);
     }

@@ -21,7 +21,7 @@ use super::affine::{
 use super::columns::{each_row, product_sums};
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape, elements, elements_mut, into_rows};
-use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, with};
+use crate::kernel::{Fill, Isa, PART, Pool, Stream, Streams, Work, fetch_ahead, with};
 use crate::traits::Normalizer;
 
 /// Normalizes each row of a batch `[batch, features]` by its own mean and variance.
@@ -216,12 +216,13 @@ impl<F: Float> Work for Rows<'_, F> {
     #[inline(always)]
     fn run(self) -> bool {
         let Self { isa, whole, n, eps, x, y, inverse, affine } = self;
-        let (mut finite, mut stream) = (true, Stream::new(isa, whole));
+        let (asks, mut stream) = (isa.streams() == Streams::Asked, Stream::new(isa, whole));
+        let mut finite = true;
         for (i, (row, inverse)) in y.chunks_exact_mut(n).zip(inverse).enumerate() {
             let x = x.map(|x| &x[i * n..][..n]);
             let from = x.unwrap_or(&*row);
             let first = from[0];
-            let (sum, square) = shifted_sums(from, first);
+            let (sum, square) = shifted_sums(asks, from, first);
             let offset = sum / n as f64;
             let var = (square - sum * offset) / n as f64;
             if !var.is_finite() {
@@ -275,18 +276,41 @@ impl<F: Float> Fill<F> for Row<'_, F> {
     }
 }
 
-/// Sums of `d` and `d^2` where `d = x - first`, in 16 lanes so that the loop can run in vector registers, and
-/// in `f64` across blocks so that long rows stay accurate.
+/// Sums of `d` and `d^2` where `d = x - first`.
 #[inline(always)]
-fn shifted_sums<F: Float>(x: &[F], first: F) -> (f64, f64) {
-    lane_sums(x, x, |x, _| x - first, |x, _| (x - first) * (x - first))
+fn shifted_sums<F: Float>(asks: bool, x: &[F], first: F) -> (f64, f64) {
+    lane_sums(asks, x, x, |x, _| x - first, |x, _| (x - first) * (x - first))
 }
 
-/// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length.
+/// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length, in lanes so that the loop can run in vector registers:
+/// two of the widest for each sum, so that an addition need not wait for the one before. `asks` for what follows `a`.
 #[inline(always)]
-fn lane_sums<F: Float>(a: &[F], b: &[F], f: impl Fn(F, F) -> F, g: impl Fn(F, F) -> F) -> (f64, f64) {
-    const LANES: usize = 16;
-    const BLOCK: usize = 64 * LANES;
+fn lane_sums<F: Float>(
+    asks: bool,
+    a: &[F],
+    b: &[F],
+    f: impl Fn(F, F) -> F,
+    g: impl Fn(F, F) -> F,
+) -> (f64, f64) {
+    if F::BYTES == size_of::<f32>() {
+        block_sums::<F, 32>(asks, a, b, f, g)
+    } else {
+        block_sums::<F, 16>(asks, a, b, f, g)
+    }
+}
+
+/// As [`lane_sums`]; in `f64` across blocks so that long rows stay accurate.
+#[inline(always)]
+fn block_sums<F: Float, const LANES: usize>(
+    asks: bool,
+    a: &[F],
+    b: &[F],
+    f: impl Fn(F, F) -> F,
+    g: impl Fn(F, F) -> F,
+) -> (f64, f64) {
+    const BLOCK: usize = 1024;
+    /// Twice as far helped rows of `f64` more, and cost rows of `f32` that a cache holds.
+    const AHEAD_BYTES: usize = 8192;
     let (mut f_total, mut g_total) = (0.0, 0.0);
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let (mut f_lanes, mut g_lanes) = ([F::zero(); LANES], [F::zero(); LANES]);
@@ -297,7 +321,12 @@ fn lane_sums<F: Float>(a: &[F], b: &[F], f: impl Fn(F, F) -> F, g: impl Fn(F, F)
             }
         };
         let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-        a.iter().zip(b).for_each(|(a, b)| add(a, b));
+        for (a, b) in a.iter().zip(b) {
+            if asks {
+                fetch_ahead(a, AHEAD_BYTES);
+            }
+            add(a, b);
+        }
         add(a_rest, b_rest);
         f_total += f_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
         g_total += g_lanes.iter().map(|lane| lane.as_f64()).sum::<f64>();
@@ -370,7 +399,7 @@ impl<F: Float> Work for BackwardRows<'_, F> {
         let rows = dy.chunks_exact_mut(n).zip(x_hat.chunks_exact(n));
         for ((row, x_hat), &inverse) in rows.zip(inverse) {
             row.iter_mut().zip(gamma).for_each(|(dy, &gamma)| *dy *= gamma);
-            let (g_sum, gx_sum) = lane_sums(row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
+            let (g_sum, gx_sum) = lane_sums(false, row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
             let (g_mean, gx_mean) = (F::of(g_sum / n as f64), F::of(gx_sum / n as f64));
             for (g, &x_hat) in row.iter_mut().zip(x_hat) {
                 *g = (*g - g_mean - x_hat * gx_mean) * inverse;
