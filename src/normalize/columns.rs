@@ -18,16 +18,17 @@ use crate::kernel::{Fill, Isa, PART, Pool, Stream, Work, fetch, with};
 
 /// Rows that are summed in the element type before the sum goes to `f64`.
 const BLOCK: usize = 64;
-/// Rows of which sums are taken in registers, and on AVX-512.
+/// Rows of which sums are taken in registers.
 const DEEP: usize = 4;
-const DEEP_WIDE: usize = 8;
 /// How far ahead numbers are asked for, and where several rows are read at a time.
 const AHEAD_BYTES: usize = 4096;
 const AHEAD_OF_SUMS_BYTES: usize = 2048;
 /// Columns that are summed side by side, in registers; threads divide them by so many.
 const COLUMNS: usize = 16;
-/// The same on AVX-512, whose registers hold so many; each row gives some lines in order, of which a processor foresees the next.
+/// The same on AVX-512, whose registers hold so many of `f32` and of `f64`; each row gives some lines in order, of which a
+/// processor foresees the next.
 const WIDE: usize = 128;
+const WIDE_F64: usize = 64;
 
 /// So many deviations may lie between center and mean: their square takes 10 of the 24 bits of `f32` from the variance. Farther
 /// out the center is moved.
@@ -141,6 +142,10 @@ pub(super) fn product_sums<F: Float>(pool: &Pool, a: &[F], b: &[F], width: usize
 
 /// The two numbers that every element adds to the sums of its column.
 trait Terms<F>: Sync {
+    /// Rows of which sums are taken in registers on AVX-512. Rows of 4,096 numbers lie in one set of the nearest cache, column by
+    /// column, which has room for twelve lines of all arrays.
+    const DEEP_WIDE: usize;
+
     /// Adds those of neighbours in one row to `a` and `b`: the first is element `at`, in column `j`.
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]);
 
@@ -155,6 +160,8 @@ struct Shifted<'a, F> {
 }
 
 impl<F: Float> Terms<F> for Shifted<'_, F> {
+    const DEEP_WIDE: usize = 8;
+
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
         let n = a.len();
@@ -179,6 +186,8 @@ struct Product<'a, F> {
 }
 
 impl<F: Float> Terms<F> for Product<'_, F> {
+    const DEEP_WIDE: usize = 4;
+
     #[inline(always)]
     fn add(&self, at: usize, _: usize, sums: &mut [F], products: &mut [F]) {
         let n = sums.len();
@@ -204,6 +213,8 @@ struct Centered<'a, F> {
 }
 
 impl<F: Float> Terms<F> for Centered<'_, F> {
+    const DEEP_WIDE: usize = 4;
+
     #[inline(always)]
     fn add(&self, at: usize, j: usize, a: &mut [F], b: &mut [F]) {
         let Self { dy, x, moments: Moments { center, offset, .. } } = self;
@@ -265,7 +276,7 @@ struct ColumnSums<'a, F, T> {
     /// The first column.
     first: usize,
     terms: &'a T,
-    /// Whether it sums [`WIDE`] columns, and asks for numbers before it reads them.
+    /// Whether it sums many columns side by side, and asks for numbers before it reads them.
     wide: bool,
     sums: &'a mut [f64],
     others: &'a mut [f64],
@@ -301,14 +312,16 @@ impl<F: Float, T: Terms<F>> Work for ColumnSums<'_, F, T> {
     fn run(self) {
         let columns = self.sums.len();
         let (mut a, mut b) = (vec![F::zero(); columns], vec![F::zero(); columns]);
-        let deep = if self.wide { DEEP_WIDE } else { DEEP };
+        let deep = if self.wide { T::DEEP_WIDE } else { DEEP };
         for start in (0..self.rows).step_by(BLOCK) {
             let end = (start + BLOCK).min(self.rows);
             for first in (start..end).step_by(deep) {
                 let rows = first..(first + deep).min(end);
                 let mut done = 0;
-                if self.wide {
+                if self.wide && F::BYTES == size_of::<f32>() {
                     done = self.add_rows::<WIDE>(rows.clone(), done, &mut a, &mut b);
+                } else if self.wide {
+                    done = self.add_rows::<WIDE_F64>(rows.clone(), done, &mut a, &mut b);
                 }
                 done = self.add_rows::<COLUMNS>(rows.clone(), done, &mut a, &mut b);
                 for row in rows {
@@ -376,7 +389,7 @@ impl<'a, F: Float> Gradient<'a, F> {
         let (x, center, slope) = (&x[..n], &self.center[j..][..n], &self.slope[j..][..n]);
         let (shift, scale) = (&self.shift[j..][..n], &self.scale[j..][..n]);
         for i in 0..n {
-            dy[i] = (dy[i] - shift[i] - (x[i] - center[i]) * slope[i]) * scale[i];
+            dy[i] = number(dy[i], x[i], center[i], slope[i], shift[i], scale[i]);
         }
     }
 }
@@ -384,9 +397,19 @@ impl<'a, F: Float> Gradient<'a, F> {
 impl<F: Float> Columns<F, 2> for Gradient<'_, F> {
     #[inline(always)]
     fn run(&self, j: usize, [x, dy]: [&[F]; 2], dx: &mut [F]) {
-        dx.copy_from_slice(dy);
-        self.over(j, x, dx);
+        let n = dx.len();
+        let (x, dy, center, slope) = (&x[..n], &dy[..n], &self.center[j..][..n], &self.slope[j..][..n]);
+        let (shift, scale) = (&self.shift[j..][..n], &self.scale[j..][..n]);
+        for i in 0..n {
+            dx[i] = number(dy[i], x[i], center[i], slope[i], shift[i], scale[i]);
+        }
     }
+}
+
+/// One number of a [`Gradient`].
+#[inline(always)]
+fn number<F: Float>(dy: F, x: F, center: F, slope: F, shift: F, scale: F) -> F {
+    (dy - shift - (x - center) * slope) * scale
 }
 
 /// What becomes of some columns of a row; a trait, because a closure may be left out of the code for an instruction set.
@@ -398,10 +421,11 @@ pub(super) trait Columns<F, const N: usize>: Sync {
 /// Most columns of one call.
 const TILE: usize = 1024;
 /// A row of so many bytes is made by parts, each for all rows before the next: three numbers for each column of a whole one would
-/// not stay in the first-level cache. With two inputs whole rows were faster all the same (Zen 5).
+/// not stay in the first-level cache.
 const WIDE_BYTES: usize = 16 << 10;
-/// A part has some more bytes: fewer are not written past the caches.
+/// A part has some more bytes: fewer are not written past the caches. Two inputs are read faster in longer parts (Zen 5).
 const TILE_BYTES: usize = 2 << 10;
+const TILE_BYTES_OF_TWO: usize = 4 << 10;
 
 /// Calls `f(j, inputs, out)` for parts of rows, at most [`TILE`] columns from column `j` on, on all threads. All
 /// slices are of equal length.
@@ -457,7 +481,7 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
         let Self { isa, whole, width, inputs, out, f } = self;
         let mut stream = Stream::new(isa, whole);
         let bytes = width * size_of::<F>();
-        if N > 1 || bytes < WIDE_BYTES {
+        if bytes < WIDE_BYTES {
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
                 stream.fill(out, &mut Row { at: row * width, left: 0, turn: usize::MAX, jump: 0, inputs, f });
             }
@@ -466,7 +490,8 @@ impl<F: Float, G: Columns<F, N>, const N: usize> Work for FillRows<'_, '_, F, G,
         // Parts end where lines of the output do: a line that two of them write would be read and written twice.
         let before = (out.as_ptr().addr() / size_of::<F>()).wrapping_neg() % F::LINE;
         let (rows, lines) = (out.len() / width, (width - before) / F::LINE);
-        let parts = lines / (TILE_BYTES / size_of::<F>() / F::LINE + 1);
+        let tile = if N > 1 { TILE_BYTES_OF_TWO } else { TILE_BYTES };
+        let parts = lines / (tile / size_of::<F>() / F::LINE + 1);
         let edge = |part: usize| match part {
             0 => 0,
             part if part == parts => width,
