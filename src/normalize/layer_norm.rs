@@ -279,29 +279,19 @@ impl<F: Float> Fill<F> for Row<'_, F> {
 /// Sums of `d` and `d^2` where `d = x - first`.
 #[inline(always)]
 fn shifted_sums<F: Float>(asks: bool, x: &[F], first: F) -> (f64, f64) {
-    lane_sums(asks, x, x, |x, _| x - first, |x, _| (x - first) * (x - first))
-}
-
-/// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length, in lanes so that the loop can run in vector registers:
-/// two of the widest for each sum, so that an addition need not wait for the one before. `asks` for what follows `a`.
-#[inline(always)]
-fn lane_sums<F: Float>(
-    asks: bool,
-    a: &[F],
-    b: &[F],
-    f: impl Fn(F, F) -> F,
-    g: impl Fn(F, F) -> F,
-) -> (f64, f64) {
+    let (d, square) = (|x, _| x - first, |x, _| (x - first) * (x - first));
+    // Two of the widest registers for each sum: an addition need not wait for the one before.
     if F::BYTES == size_of::<f32>() {
-        block_sums::<F, 32>(asks, a, b, f, g)
+        lane_sums::<F, 32>(asks, x, x, d, square)
     } else {
-        block_sums::<F, 16>(asks, a, b, f, g)
+        lane_sums::<F, 16>(asks, x, x, d, square)
     }
 }
 
-/// As [`lane_sums`]; in `f64` across blocks so that long rows stay accurate.
+/// Sums of `f(a, b)` and of `g(a, b)` over two slices of equal length, in lanes so that the loop can run in vector registers, and
+/// in `f64` across blocks so that long rows stay accurate. `asks` for what follows `a`.
 #[inline(always)]
-fn block_sums<F: Float, const LANES: usize>(
+fn lane_sums<F: Float, const LANES: usize>(
     asks: bool,
     a: &[F],
     b: &[F],
@@ -399,7 +389,7 @@ impl<F: Float> Work for BackwardRows<'_, F> {
         let rows = dy.chunks_exact_mut(n).zip(x_hat.chunks_exact(n));
         for ((row, x_hat), &inverse) in rows.zip(inverse) {
             row.iter_mut().zip(gamma).for_each(|(dy, &gamma)| *dy *= gamma);
-            let (g_sum, gx_sum) = lane_sums(false, row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
+            let (g_sum, gx_sum) = lane_sums::<F, 16>(false, row, x_hat, |g, _| g, |g, x_hat| g * x_hat);
             let (g_mean, gx_mean) = (F::of(g_sum / n as f64), F::of(gx_sum / n as f64));
             for (g, &x_hat) in row.iter_mut().zip(x_hat) {
                 *g = (*g - g_mean - x_hat * gx_mean) * inverse;
