@@ -10,6 +10,7 @@
 
 use super::Isa;
 use super::real::Real;
+use super::stream::Plain;
 
 /// A computation that is compiled for each instruction set: `run` has to be `#[inline(always)]`.
 pub(crate) trait Work {
@@ -33,7 +34,7 @@ pub(crate) fn with<W: Work>(isa: Isa, work: W) -> W::Output {
 }
 
 /// The type of a code: `u8` or `i8`.
-pub trait Code: sealed::Sealed + Copy + 'static {
+pub trait Code: Plain + 'static {
     /// Least and largest code.
     const RANGE: (i32, i32);
 
@@ -44,12 +45,6 @@ pub trait Code: sealed::Sealed + Copy + 'static {
     /// The code as a number.
     #[doc(hidden)]
     fn as_i32(self) -> i32;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for u8 {}
-    impl Sealed for i8 {}
 }
 
 macro_rules! code {

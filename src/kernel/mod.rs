@@ -58,6 +58,6 @@ pub use sparse::{
     Epilogue, SparseBlocks, SparseCodes, SparseCodesScratch, SparseReal, SparseRows, SparseScratch,
     TwoOfFour, TwoOfFourCodes,
 };
-pub(crate) use stream::{Fill, Stream, fetch, fetch_ahead, in_turns, write as write_stream};
+pub(crate) use stream::{Fill, Plain, Stream, fetch, fetch_ahead, in_turns, write as write_stream};
 pub use tail::{Fused, Tail};
 pub use weights::{PackedCodes, PackedI4, PackedI8, Step, Step4, Step8};

@@ -3,6 +3,8 @@
 //! An ordinary store reads the line that it writes to. A large result that nobody reads soon costs a third of the traffic
 //! less without that; a small one is better left where the next reader finds it.
 
+use std::marker::PhantomData;
+
 use super::elementwise::{Work, with};
 use super::isa::Isa;
 use super::real::Real;
@@ -20,14 +22,28 @@ const SHORT: usize = 2048;
 /// Bytes of a line.
 const ALIGN: usize = 64;
 
-/// Numbers of four bytes in a chunk and the line before it.
-const MOST: usize = (CHUNK_BYTES + ALIGN) / 4;
-
-/// Memory that begins with a page: a processor looks for what was just written by the last twelve bits of an address, and the
-/// calls that fill this memory keep their own variables right below. Where those had the same bits, 2:4 in `f64` took three
-/// times as long.
+/// A chunk and the line before it. Begins with a page: a processor looks for what was just written by the last twelve bits of an
+/// address, and the calls that fill this memory keep their own variables right below. Where those had the same bits, 2:4 in `f64`
+/// took three times as long.
 #[repr(C, align(4096))]
-struct Page<F>([F; MOST]);
+struct Page([u8; CHUNK_BYTES + ALIGN]);
+
+/// Numbers and codes, of which results consist.
+///
+/// # Safety
+/// Any bytes of the size are a value, and all bytes of a value are defined.
+pub unsafe trait Plain: Copy + Default {}
+
+// SAFETY: `f32` and `f64`.
+unsafe impl<F: Real> Plain for F {}
+// SAFETY: integers.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
 
 /// Makes a result part by part, in order.
 pub(crate) trait Fill<F> {
@@ -39,7 +55,7 @@ pub(crate) trait Fill<F> {
 }
 
 /// Fills `out`, part of a result of `whole` elements, with what `fill` makes, and returns it.
-pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: T) -> T {
+pub(crate) fn write<F: Plain, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], fill: T) -> T {
     struct Write<'a, F, T> {
         isa: Isa,
         whole: usize,
@@ -47,7 +63,7 @@ pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], 
         fill: T,
     }
 
-    impl<F: Real, T: Fill<F>> Work for Write<'_, F, T> {
+    impl<F: Plain, T: Fill<F>> Work for Write<'_, F, T> {
         type Output = T;
 
         #[inline(always)]
@@ -66,10 +82,11 @@ pub(crate) fn write<F: Real, T: Fill<F>>(isa: Isa, whole: usize, out: &mut [F], 
 pub(crate) struct Stream<F> {
     isa: Isa,
     large: bool,
-    memory: Page<F>,
+    memory: Page,
+    of: PhantomData<F>,
 }
 
-impl<F: Real> Stream<F> {
+impl<F: Plain> Stream<F> {
     /// For parts of a result of `whole` elements.
     #[inline(always)]
     pub(crate) fn new(isa: Isa, whole: usize) -> Self {
@@ -79,7 +96,12 @@ impl<F: Real> Stream<F> {
             _ => false,
         };
         let large = can && whole.saturating_mul(size_of::<F>()) >= LARGE;
-        Self { isa, large, memory: Page([F::default(); MOST]) }
+        Self { isa, large, memory: Page([0; CHUNK_BYTES + ALIGN]), of: PhantomData }
+    }
+
+    /// For results that are read soon, or whose memory is new: the system has just cleared it, so that the caches have it already.
+    pub(crate) fn near() -> Self {
+        Self::new(Isa::best(), 0)
     }
 
     /// Fills `out` with what `fill` makes.
@@ -90,7 +112,7 @@ impl<F: Real> Stream<F> {
             fill: &'a mut T,
         }
 
-        impl<F: Real, T: Fill<F>> Work for Write<'_, F, T> {
+        impl<F: Plain, T: Fill<F>> Work for Write<'_, F, T> {
             type Output = ();
 
             #[inline(always)]
@@ -113,9 +135,11 @@ impl<F: Real> Stream<F> {
         let most = CHUNK_BYTES / size_of::<F>();
         let mut length = if whole { most - shift } else { most };
         let (mut rest, mut at) = (out, 0);
+        // SAFETY: any bytes are values of the type. A page begins with one.
+        let (_, memory, _) = unsafe { self.memory.0.align_to_mut::<F>() };
         while !rest.is_empty() {
             let (part, after) = rest.split_at_mut(length.min(rest.len()));
-            let chunk = &mut self.memory.0[shift..][..part.len()];
+            let chunk = &mut memory[shift..][..part.len()];
             // One call for both ways: what is called once is inlined, and compiled for the instruction set.
             fill.fill(at, if large { &mut *chunk } else { &mut *part });
             if large {
@@ -140,7 +164,7 @@ impl<F: Real> Stream<F> {
     pub(crate) fn clear(&mut self, to: &mut [F]) {
         struct Zeros;
 
-        impl<F: Real> Fill<F> for Zeros {
+        impl<F: Plain> Fill<F> for Zeros {
             #[inline(always)]
             fn fill(&mut self, _: usize, out: &mut [F]) {
                 out.fill(F::default());
@@ -208,12 +232,12 @@ pub(crate) fn in_turns(at: usize, parts: usize) -> usize {
 /// Copies; with AVX2 and AVX-512 the whole lines without bringing `to` into the caches. Others may see it only
 /// when the [`Stream`] is gone.
 #[inline(always)]
-fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
+fn past_caches<F: Plain>(isa: Isa, from: &[F], to: &mut [F]) {
     #[cfg(target_arch = "x86_64")]
     if matches!(isa, Isa::Avx2(_) | Isa::Avx512(_)) {
         use std::arch::x86_64::__m512i;
 
-        // SAFETY: both types are plain numbers, any bytes of which are valid.
+        // SAFETY: any bytes are values of both types.
         let (head, lines, tail) = unsafe { to.align_to_mut::<__m512i>() };
         // SAFETY: as above.
         let (before, whole, _) = unsafe { from[head.len()..].align_to::<__m512i>() };
@@ -237,12 +261,13 @@ fn past_caches<F: Real>(isa: Isa, from: &[F], to: &mut [F]) {
 mod tests {
     use super::*;
 
-    struct Count(f64);
+    /// Makes an element from its position.
+    struct Each<F>(fn(usize) -> F);
 
-    impl Fill<f64> for Count {
+    impl<F> Fill<F> for Each<F> {
         #[inline(always)]
-        fn fill(&mut self, at: usize, out: &mut [f64]) {
-            out.iter_mut().enumerate().for_each(|(i, out)| *out = self.0 + (at + i) as f64);
+        fn fill(&mut self, at: usize, out: &mut [F]) {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = (self.0)(at + i));
         }
     }
 
@@ -283,17 +308,24 @@ mod tests {
 
     #[test]
     fn large_and_small_results_are_the_same_at_every_length_and_place() {
-        let mut memory = vec![-1.0; 3 * CHUNK_BYTES];
+        check(-1.0, |i| i as f64 + 0.5);
+        check(-1.0, |i| i as f32 + 0.5);
+        check(255, |i| (i % 251) as u8);
+    }
+
+    /// `untouched` is what `each` never makes.
+    fn check<F: Plain + PartialEq>(untouched: F, each: fn(usize) -> F) {
+        let mut memory = [untouched; 3 * CHUNK_BYTES];
         for isa in Isa::available() {
             for (start, length) in
                 [(0, 0), (1, 1), (3, 2), (1, CHUNK_BYTES), (2, CHUNK_BYTES + 7), (5, 2 * CHUNK_BYTES + 1)]
             {
                 for whole in [length, LARGE] {
-                    memory.fill(-1.0);
-                    write(isa, whole, &mut memory[start..start + length], Count(0.5));
-                    let right = |(i, &x): (usize, &f64)| match i {
-                        i if (start..start + length).contains(&i) => x == 0.5 + (i - start) as f64,
-                        _ => x == -1.0,
+                    memory.fill(untouched);
+                    write(isa, whole, &mut memory[start..start + length], Each(each));
+                    let right = |(i, &x): (usize, &F)| match i {
+                        i if (start..start + length).contains(&i) => x == each(i - start),
+                        _ => x == untouched,
                     };
                     assert!(memory.iter().enumerate().all(right), "{isa} {start} {length} {whole}");
                 }

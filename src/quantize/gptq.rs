@@ -17,7 +17,7 @@ use ndarray::{ArrayView2, Ix2};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_finite, check_shape};
-use crate::kernel::{Isa, Matrix, MatrixMut, Pool, ScratchReal, Update, product};
+use crate::kernel::{Isa, Matrix, MatrixMut, Pool, ScratchReal, Stream, Update, product};
 use crate::quantize::cholesky::{BLOCK, inverse_factor};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
@@ -146,7 +146,7 @@ impl GptqQuantizer {
         let mut numbers = vec![F::zero(); outputs];
         let mut own_codes = vec![0; outputs];
         let mut own_params = Vec::with_capacity(outputs);
-        let scratch = &mut ScratchReal::default();
+        let (mut stream, scratch) = (Stream::near(), &mut ScratchReal::default());
         for start in (0..n).step_by(BLOCK) {
             let end = (start + BLOCK).min(n);
             for k in start..end {
@@ -159,9 +159,9 @@ impl GptqQuantizer {
                 }
                 own_params.clear();
                 own_params.extend(which[input..].iter().step_by(n).map(|&at| params[at]));
-                let position = k * OUTPUTS + first;
-                let scheme = self.base.scheme();
-                round::quantize(scheme, Params::Each(&own_params), position, &numbers, &mut own_codes);
+                let (position, scheme) = (k * OUTPUTS + first, self.base.scheme());
+                let each = Params::Each(&own_params);
+                round::quantize(&mut stream, scheme, each, position, &numbers, &mut own_codes);
                 let own_errors = &mut errors[(k - start) * outputs..][..outputs];
                 for (j, &was) in were().enumerate() {
                     let (number, params) = (numbers[j].as_f64(), own_params[j]);

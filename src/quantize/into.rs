@@ -58,7 +58,9 @@ impl Scheme {
             });
         }
         self.transform(params, x, codes, |layout, x, codes| {
-            tensor::quantize_into(pool, self, params, layout, x, codes);
+            let whole = codes.len();
+            let stream = || Stream::new(Isa::best(), whole);
+            tensor::quantize_into(pool, stream, self, params, layout, x, codes);
         })
     }
 

@@ -9,16 +9,16 @@
 
 use crate::error::{Error, Result};
 use crate::float::Float;
-use crate::kernel::{Fill, Isa, Stream, Streams, Work, fetch_ahead, in_turns, with};
+use crate::kernel::{Fill, Isa, Plain, Stream, Streams, Work, fetch_ahead, in_turns, with};
 use crate::quantize::params::QuantParams;
 use crate::quantize::scheme::{Rounding, Scheme};
 
 /// A place for codes: the low 8 or 16 bits, or all of them.
-pub(crate) trait Code: Copy + Default {
+pub(crate) trait Code: Plain {
     fn of(code: i32) -> Self;
 }
 
-impl<C: crate::kernel::Code + Default> Code for C {
+impl<C: crate::kernel::Code> Code for C {
     #[inline(always)]
     fn of(code: i32) -> Self {
         C::of_i32(code)
@@ -66,6 +66,7 @@ const AHEAD_BYTES: usize = 8192;
 
 /// The codes of `x`, whose first element is the `first`-th of its tensor.
 pub(crate) fn quantize<F: Float, C: Code>(
+    stream: &mut Stream<C>,
     scheme: &Scheme,
     params: Params<'_, F>,
     first: usize,
@@ -73,12 +74,13 @@ pub(crate) fn quantize<F: Float, C: Code>(
     codes: &mut [C],
 ) {
     let isa = Isa::best();
-    with(isa, Quantize { streams: isa.streams(), scheme, params, first, x, codes });
+    with(isa, Quantize { streams: isa.streams(), stream, scheme, params, first, x, codes });
 }
 
 /// One loop for each rounding.
 struct Quantize<'a, F, C> {
     streams: Streams,
+    stream: &'a mut Stream<C>,
     scheme: &'a Scheme,
     params: Params<'a, F>,
     first: usize,
@@ -91,25 +93,22 @@ impl<F: Float, C: Code> Work for Quantize<'_, F, C> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { streams, scheme, params, first, x, codes } = self;
+        let Self { streams, stream, scheme, params, first, x, codes } = self;
         let half = F::of(0.5);
+        let to = (streams, stream, codes);
         match scheme.rounding() {
-            Rounding::HalfEvenDivide => run(streams, scheme, params, x, codes, divide, |steps, _| steps),
+            Rounding::HalfEvenDivide => run(scheme, params, x, to, divide, |steps, _| steps),
             Rounding::HalfEvenReciprocal => {
-                run(streams, scheme, params, x, codes, |x, s| x * s.recip(), |steps, _| steps)
+                run(scheme, params, x, to, |x, s| x * s.recip(), |steps, _| steps);
             }
-            Rounding::HalfAwayFromZero => {
-                run(streams, scheme, params, x, codes, divide, |steps, _| steps.round())
-            }
-            Rounding::HalfUp => {
-                run(streams, scheme, params, x, codes, divide, |steps, _| (steps + half).floor())
-            }
-            Rounding::Truncate => run(streams, scheme, params, x, codes, divide, |steps, _| steps.trunc()),
+            Rounding::HalfAwayFromZero => run(scheme, params, x, to, divide, |steps, _| steps.round()),
+            Rounding::HalfUp => run(scheme, params, x, to, divide, |steps, _| (steps + half).floor()),
+            Rounding::Truncate => run(scheme, params, x, to, divide, |steps, _| steps.trunc()),
             Rounding::Stochastic { seed } => {
                 let draw = |i: usize| F::of(uniform(seed, (first + i) as u64));
                 // The sum may round up to the next integer but one: an integer stays what it is.
                 let up = |steps: F, i| (steps + draw(i)).floor().min(steps.ceil());
-                run(streams, scheme, params, x, codes, divide, up);
+                run(scheme, params, x, to, divide, up);
             }
         }
     }
@@ -176,11 +175,10 @@ fn divide<F: Float>(x: F, scale: F) -> F {
 /// `round` gives an integer, or any number whose nearest integer is meant.
 #[inline(always)]
 fn run<F: Float, C: Code>(
-    streams: Streams,
     scheme: &Scheme,
     params: Params<'_, F>,
     x: &[F],
-    codes: &mut [C],
+    (streams, stream, codes): (Streams, &mut Stream<C>, &mut [C]),
     steps: impl Fn(F, F) -> F,
     round: impl Fn(F, usize) -> F,
 ) {
@@ -193,27 +191,48 @@ fn run<F: Float, C: Code>(
         let steps = if steps < high { steps } else { high };
         C::of(round(steps, i).small_int() + params.zero_point)
     };
+    let asks = streams == Streams::Asked;
+    let mut coded = Coded { asks, params, x, code };
     match params {
-        Params::One(params) => {
-            let ((blocks, rest), (code_blocks, code_rest)) =
-                (x.as_chunks::<BLOCK>(), codes.as_chunks_mut::<BLOCK>());
-            for at in 0..blocks.len() {
-                let at = if streams == Streams::Asked { at } else { in_turns(at, blocks.len()) };
-                let (x, to) = (&blocks[at], &mut code_blocks[at]);
-                if streams == Streams::Asked {
-                    fetch_ahead(x, AHEAD_BYTES);
-                }
-                for i in 0..BLOCK {
-                    to[i] = code(x[i], params, at * BLOCK + i);
-                }
+        Params::One(_) if !asks => {
+            let (blocks, rest) = codes.as_chunks_mut::<BLOCK>();
+            let count = blocks.len();
+            for at in (0..count).map(|at| in_turns(at, count)) {
+                coded.fill(at * BLOCK, &mut blocks[at]);
             }
-            for (i, (to, &x)) in code_rest.iter_mut().zip(rest).enumerate() {
-                *to = code(x, params, blocks.len() * BLOCK + i);
-            }
+            coded.fill(count * BLOCK, rest);
         }
-        Params::Each(params) => {
-            for (i, ((to, &x), &params)) in codes.iter_mut().zip(x).zip(params).enumerate() {
-                *to = code(x, params, i);
+        _ => stream.fill(codes, &mut coded),
+    }
+}
+
+/// Makes codes part by part.
+struct Coded<'a, F, Q> {
+    asks: bool,
+    params: Params<'a, F>,
+    x: &'a [F],
+    code: Q,
+}
+
+impl<F: Float, C: Code, Q: Fn(F, QuantParams<F>, usize) -> C> Fill<C> for Coded<'_, F, Q> {
+    #[inline(always)]
+    fn fill(&mut self, at: usize, codes: &mut [C]) {
+        let x = &self.x[at..][..codes.len()];
+        match self.params {
+            Params::One(params) => {
+                for (n, (codes, x)) in codes.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+                    if self.asks {
+                        fetch_ahead(x, AHEAD_BYTES);
+                    }
+                    for (i, (to, &x)) in codes.iter_mut().zip(x).enumerate() {
+                        *to = (self.code)(x, params, at + n * BLOCK + i);
+                    }
+                }
+            }
+            Params::Each(params) => {
+                for (i, ((to, &x), &params)) in codes.iter_mut().zip(x).zip(&params[at..]).enumerate() {
+                    *to = (self.code)(x, params, at + i);
+                }
             }
         }
     }
@@ -246,7 +265,7 @@ impl Scheme {
     pub fn quantize<F: Float>(&self, x: &[F], params: QuantParams<F>) -> Result<Vec<i32>> {
         self.check(params)?;
         let mut codes = vec![0; x.len()];
-        quantize(self, Params::One(params), 0, x, &mut codes);
+        quantize(&mut Stream::near(), self, Params::One(params), 0, x, &mut codes);
         Ok(codes)
     }
 
@@ -271,11 +290,11 @@ impl Scheme {
             let error = (params.dequantize(code) - x).as_f64();
             square(if ordinary { error } else { error / unit })
         };
-        let mut codes = [0i32; CHUNK];
+        let (mut stream, mut codes) = (Stream::near(), [0i32; CHUNK]);
         let mut sum = 0.0;
         for (n, x) in x.chunks(CHUNK).enumerate() {
             let codes = &mut codes[..x.len()];
-            quantize(self, Params::One(params), n * CHUNK, x, codes);
+            quantize(&mut stream, self, Params::One(params), n * CHUNK, x, codes);
             sum += codes.iter().zip(x).map(|(&code, &x)| error(code, x)).sum::<f64>();
         }
         Ok(sum)
@@ -389,9 +408,10 @@ pub(super) mod tests {
         for rounding in [Rounding::HalfEvenDivide, Rounding::Stochastic { seed: 3 }] {
             let scheme = Scheme::int8_symmetric_127().with_rounding(rounding);
             let (mut whole, mut parts) = (vec![0i8; x.len()], vec![0i8; x.len()]);
-            quantize(&scheme, Params::One(ONE), 0, &x, &mut whole);
+            let past_caches = &mut Stream::new(Isa::best(), usize::MAX);
+            quantize(past_caches, &scheme, Params::One(ONE), 0, &x, &mut whole);
             for (i, (x, codes)) in x.chunks(7).zip(parts.chunks_mut(7)).enumerate() {
-                quantize(&scheme, Params::One(ONE), 7 * i, x, codes);
+                quantize(&mut Stream::near(), &scheme, Params::One(ONE), 7 * i, x, codes);
             }
             assert_eq!(whole, parts);
         }

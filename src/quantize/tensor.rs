@@ -8,7 +8,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Isa, Pool, Stream, as_signed};
+use crate::kernel::{Pool, Stream, as_signed};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::report::{ErrorReport, Errors};
@@ -50,9 +50,6 @@ pub struct QuantizedTensor<F, D> {
     scales: Vec<F>,
     zero_points: Vec<i32>,
 }
-
-/// New memory is in the caches already: the system has just cleared it.
-const FRESH: usize = 0;
 
 impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
     /// Quantizes `x` with parameters in the order of [`scales`](Self::scales). Infinities saturate; NaN becomes the
@@ -205,8 +202,7 @@ impl<F: Float, D: Dimension> QuantizedTensor<F, D> {
         if self.scheme.bits() == 8 {
             let Ok(layout) = self.layout() else { return }; // checked when the tensor was made
             let (params, signed) = (self.params(), self.scheme.is_signed());
-            let stream = || Stream::new(Isa::best(), FRESH);
-            layout.each_part(pool, self.codes.bytes(), out, stream, |stream, scales, _, codes, out| {
+            layout.each_part(pool, self.codes.bytes(), out, Stream::near, |stream, scales, _, codes, out| {
                 let params = Params::of(&params[scales]);
                 match signed {
                     true => round::dequantize(stream, params, as_signed(codes), out),
@@ -261,27 +257,24 @@ fn quantize<F: Float, C: Code + Send>(
     x: &[F],
 ) -> Vec<C> {
     let mut codes = vec![C::default(); x.len()];
-    quantize_into(&Pool::for_elements(x.len()), scheme, params, layout, x, &mut codes);
+    let pool = Pool::for_elements(x.len());
+    // New memory is in the caches already: the system has just cleared it.
+    quantize_into(&pool, Stream::near, scheme, params, layout, x, &mut codes);
     codes
 }
 
 pub(super) fn quantize_into<F: Float, C: Code + Send>(
     pool: &Pool,
+    stream: impl Fn() -> Stream<C> + Sync,
     scheme: &Scheme,
     params: &[QuantParams<F>],
     layout: &Layout,
     x: &[F],
     codes: &mut [C],
 ) {
-    layout.each_part(
-        pool,
-        x,
-        codes,
-        || (),
-        |(), scales, first, x, codes| {
-            round::quantize(scheme, Params::of(&params[scales]), first, x, codes);
-        },
-    );
+    layout.each_part(pool, x, codes, stream, |stream, scales, first, x, codes| {
+        round::quantize(stream, scheme, Params::of(&params[scales]), first, x, codes);
+    });
 }
 
 /// Number of elements of a shape from outside, if an array of it can exist: the lengths that are not 0 multiply to what
