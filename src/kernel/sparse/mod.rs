@@ -2,7 +2,7 @@
 //!
 //! | layout | for | one row of a batch | many rows |
 //! |---|---|---|---|
-//! | [`SparseRows`] | zeros anywhere | wide cells; with AVX-512, windows of 32 columns as well | narrow cells: one weight times a vector of batch rows |
+//! | [`SparseRows`] | zeros anywhere | wide cells; with AVX-512, windows of 32 columns and groups of 16 outputs | narrow cells: one weight times a vector of batch rows |
 //! | [`SparseBlocks`] | 16 outputs share which inputs they use | a vector of weights times one input | the same, 16 rows at a time |
 //! | [`TwoOfFour`] | at most two of four neighbours | shuffles pick the inputs of 16 outputs | the same, 4 rows at a time |
 //! | [`SparseCodes`], [`TwoOfFourCodes`] | the same in codes | | |
@@ -15,6 +15,7 @@ mod cells;
 mod code_windows;
 mod codes;
 mod csr;
+mod groups;
 mod lanes;
 mod real;
 mod rows;
@@ -41,6 +42,7 @@ pub(in crate::kernel) use {
     cells::Cell,
     code_windows::{CodeSlice, CodeStep, WINDOW as WINDOW8, code_slice},
     codes::{CODE_LANES, CodeLine, CodeSums, place},
+    groups::Steps,
     lanes::{LINE, Line},
     two_of_four::{Pairs, Row, TILE},
     two_of_four_codes::{PairCodes, STEP as PAIR_STEP},

@@ -2,6 +2,7 @@
 
 use super::blocks::{self, Lanes, Strips};
 use super::cells::Cell;
+use super::groups::{self, Steps};
 use super::lanes::{LINE, Line};
 use super::rows;
 use super::two_of_four::{self, Pairs, Row, TILE};
@@ -39,6 +40,8 @@ mod sealed {
         );
         /// See [`windows::slices`].
         fn slices(isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]);
+        /// See [`groups::groups`].
+        fn groups(isa: Isa, groups: Steps<'_, Self>, x: &[Self], sums: &mut [Line<Self>]);
         /// See [`blocks::one`].
         fn blocks_one(isa: Isa, strips: &Strips<Self>, first: usize, x: &[Self], y: &mut [Self]);
         /// See [`blocks::tile`].
@@ -149,6 +152,14 @@ impl sealed::Sealed for f32 {
         }
     }
 
+    fn groups(isa: Isa, groups: Steps<'_, Self>, x: &[Self], sums: &mut [Line<Self>]) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(cpu) => cpu.sparse_groups(groups, x, sums),
+            _ => groups::groups(groups, x, sums),
+        }
+    }
+
     fn pairs(
         isa: Isa,
         pairs: Pairs<'_, Self>,
@@ -198,6 +209,10 @@ impl sealed::Sealed for f64 {
 
     fn slices(_isa: Isa, slices: Slices<'_, Self>, x: &[Line<Self>], y: &mut [Line<Self>]) {
         windows::slices(slices, x, y);
+    }
+
+    fn groups(_isa: Isa, groups: Steps<'_, Self>, x: &[Self], sums: &mut [Line<Self>]) {
+        groups::groups(groups, x, sums);
     }
 
     fn pairs(

@@ -10,8 +10,10 @@
 //! Both lie within `n * EPSILON * sum of |w| |x|` of the exact sum of `n` entries. They differ in the last bits, and a
 //! batch of up to three rows is computed row by row; what a thread computes does not depend on how many there are.
 //!
-//! 4096 x 4096 f32, one thread of an AMD EPYC (Zen 5), 90 / 95 / 99 % zeros: one row 0.15 / 0.083 / 0.036 ms, with windows but for the
-//! last (`windows.rs`); 32 rows 0.89 / 0.51 / 0.15 ms (`cargo bench --bench peers -- --filter sparse.f32`).
+//! With AVX-512 one row of `f32` is added up in windows (`windows.rs`) and groups (`groups.rs`) instead.
+//!
+//! 4096 x 4096 f32, one thread of an AMD EPYC (Zen 5), 90 / 95 / 99 % zeros: one row 0.14 / 0.075 / 0.028 ms;
+//! 32 rows 0.89 / 0.51 / 0.15 ms (`cargo bench --bench peers -- --filter sparse.f32`).
 //! Tried and left: bitmaps with expanding loads (five times as long for one row with 90 % zeros), hardware gathers (1.7 times as
 //! long), asking ahead for entries of many rows (a tenth more).
 
@@ -141,7 +143,7 @@ impl<F: SparseReal> SparseRows<F> {
             && x.iter().fold(true, |all, x| all & x.finite())
         {
             let lines = windows.prepare(x, scratch);
-            return share(pool, nonzero * 0.14, height, y, |at, mut y| {
+            return share(pool, nonzero * 0.14, windows.height(), y, |at, mut y| {
                 let y = y.row_mut(0);
                 windows.multiply(self.isa, at..at + y.len(), lines, x, y);
                 tail.apply(at, y);

@@ -9,18 +9,17 @@
 //!
 //! The 32 inputs of a window sit in two registers, from which one permutation (`vpermt2ps`) takes 16: no load per weight.
 //! Every window has the same number of steps, so that there is no branch to mispredict; a place that an output does not
-//! need holds a zero, and weights beyond the steps go to the rest, which is in cells. A step costs about as much
-//! as six weights of the rest, hence [`PAYS`].
+//! need holds a zero, and weights beyond the steps go to the rest, see `groups.rs`: all of them where there are few. A step costs
+//! about as much as seven weights of the rest, hence [`PAYS`].
 //!
 //! A zero in a place that is not needed makes NaN of an infinite input, so callers use cells alone for those.
 
 use std::ops::Range;
 
-use super::cells::Cells;
 use super::csr::Csr;
+use super::groups::Groups;
 use super::lanes::{GROUP, LINE, Line};
 use super::real::{SparseReal, SparseScratch};
-use super::rows::one;
 use crate::kernel::Isa;
 
 /// Inputs of a window.
@@ -30,9 +29,9 @@ pub(in crate::kernel) const WINDOW: usize = 2 * LINE;
 pub(in crate::kernel) const MOST_STEPS: usize = 12;
 
 /// A step has to take so many weights of each slice and window on average.
-const PAYS: usize = 6;
+const PAYS: usize = 7;
 
-/// Invariant: `slices * windows * steps` places of 16 lanes in `values` and `indices`, with `1 <= steps <= MOST_STEPS`, `rest`
+/// Invariant: `slices * windows * steps` places of 16 lanes in `values` and `indices`, with `steps <= MOST_STEPS`, `rest`
 /// with as many rows as outputs, and `inputs <= 32 * windows`.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::kernel) struct Windows<F> {
@@ -42,7 +41,7 @@ pub(in crate::kernel) struct Windows<F> {
     values: Vec<Line<F>>,
     /// Below 32.
     indices: Vec<[u8; LINE]>,
-    rest: Cells<F>,
+    rest: Groups<F>,
 }
 
 /// The places of some slices.
@@ -55,7 +54,7 @@ pub struct Slices<'a, F> {
 }
 
 impl<F: SparseReal> Windows<F> {
-    /// `None` where cells alone are as good.
+    /// `None` for more inputs than the rest can have.
     pub(super) fn new(csr: &Csr<F>) -> Option<Self> {
         let windows = csr.inputs().div_ceil(WINDOW);
         let slices = csr.outputs().div_ceil(LINE);
@@ -69,9 +68,6 @@ impl<F: SparseReal> Windows<F> {
             });
         }
         let steps = taken.iter().take_while(|&&taken| taken > PAYS * slices * windows).count();
-        if steps == 0 {
-            return None;
-        }
         let mut values = vec![Line([F::default(); LINE]); slices * windows * steps];
         let mut indices = vec![[0; LINE]; slices * windows * steps];
         let mut rest = Csr::new(csr.inputs());
@@ -91,7 +87,13 @@ impl<F: SparseReal> Windows<F> {
             });
             rest.push_row(late.iter().copied());
         }
-        Some(Self { inputs: csr.inputs(), windows, steps, values, indices, rest: Cells::whole(&rest) })
+        let rest = Groups::new(&rest)?;
+        Some(Self { inputs: csr.inputs(), windows, steps, values, indices, rest })
+    }
+
+    /// Outputs that are computed together.
+    pub(super) fn height(&self) -> usize {
+        self.rest.height()
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -101,6 +103,9 @@ impl<F: SparseReal> Windows<F> {
     /// The input on cache lines, padded with zeros to whole windows.
     pub(super) fn prepare<'s>(&self, x: &[F], scratch: &'s mut SparseScratch<F>) -> &'s [Line<F>] {
         assert_eq!(x.len(), self.inputs, "length of the input");
+        if self.steps == 0 {
+            return &[];
+        }
         let lines = scratch.lines(2 * self.windows);
         for (line, x) in lines.iter_mut().zip(x.chunks(LINE)) {
             line.0[x.len()..].fill(F::default());
@@ -110,10 +115,13 @@ impl<F: SparseReal> Windows<F> {
         lines
     }
 
-    /// Sums of the outputs `rows`, which begin with a band of cells; `lines` are the finite numbers `x` prepared.
+    /// Sums of the outputs `rows`, which begin at a multiple of [`height`](Self::height); `lines` are the finite numbers `x` prepared.
     pub(super) fn multiply(&self, isa: Isa, rows: Range<usize>, lines: &[Line<F>], x: &[F], y: &mut [F]) {
         assert_eq!(rows.len(), y.len(), "sums of all outputs");
-        one(isa, &self.rest, rows.start, x, y);
+        self.rest.multiply(isa, rows.start, x, y);
+        if self.steps == 0 {
+            return;
+        }
         // In blocks, so that the sums stay on the stack.
         const BLOCK: usize = 16;
         let mut sums = [Line([F::default(); LINE]); BLOCK];

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::sparse::{Cell, LINE, Lanes, Line, Slices, Strips, WINDOW};
+use crate::kernel::sparse::{Cell, LINE, Lanes, Line, Slices, Steps, Strips, WINDOW};
 
 /// Blocks of 16 outputs: `$vectors` vectors hold them, and `$tile` rows of a batch fill the registers.
 macro_rules! blocks {
@@ -202,23 +202,13 @@ impl Avx2 {
 #[target_feature(enable = "avx2,fma")]
 fn sparse_one(cell: Cell<'_, f32>, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), cell.inputs(), "length of the input");
-    // The inputs of four columns: one load of them all, since loads are what this runs out of.
-    let four = |columns: u64| {
-        // SAFETY: columns of a cell are below its inputs, of which there are as many as `x` is long; it has one for column 0 if it has
-        // entries.
-        let at = |column: u16| unsafe { _mm_set_ss(*x.get_unchecked(usize::from(column))) };
-        let low = _mm_insert_ps::<0x10>(at(columns as u16), at((columns >> 16) as u16));
-        _mm_insert_ps::<0x30>(
-            _mm_insert_ps::<0x20>(low, at((columns >> 32) as u16)),
-            at((columns >> 48) as u16),
-        )
-    };
-    // SAFETY: eight bytes to read, wherever they stand.
-    let load = |columns: &[u16; 4]| unsafe { columns.as_ptr().cast::<u64>().read_unaligned() };
+    // SAFETY: columns of a cell are below its inputs, of which there are as many as `x` is long; it has one for column 0 if it has
+    // entries.
+    let four = |columns: u64| unsafe { four(x, columns) };
     // SAFETY: four numbers to read.
     let values_of = |values: &[f32; 4]| unsafe { _mm_loadu_ps(values.as_ptr()) };
     let step = |sum: __m128, columns: &[u16; 4], values: &[f32; 4]| {
-        _mm_fmadd_ps(values_of(values), four(load(columns)), sum)
+        _mm_fmadd_ps(values_of(values), four(four_columns(columns)), sum)
     };
     for part in cell {
         let (columns, values, last) = part.fours();
@@ -239,7 +229,7 @@ fn sparse_one(cell: Cell<'_, f32>, x: &[f32], y: &mut [f32]) {
             ([columns], [values]) => {
                 let mask = _mm_cmplt_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(last as i32));
                 let mask = _mm_castsi128_ps(mask);
-                let columns = load(columns) & ((1 << (16 * last)) - 1);
+                let columns = four_columns(columns) & ((1 << (16 * last)) - 1);
                 _mm_fmadd_ps(_mm_and_ps(values_of(values), mask), _mm_and_ps(four(columns), mask), sum)
             }
             _ => sum,
@@ -262,6 +252,57 @@ fn sparse_one(cell: Cell<'_, f32>, x: &[f32], y: &mut [f32]) {
         let sum = _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d));
         let sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
         y[part.row] += _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps::<1>(sum, sum)));
+    }
+}
+
+/// Four columns, in one load: loads are what gathering runs out of.
+#[inline(always)]
+fn four_columns(columns: &[u16; 4]) -> u64 {
+    // SAFETY: eight bytes to read, wherever they stand.
+    unsafe { columns.as_ptr().cast::<u64>().read_unaligned() }
+}
+
+/// The inputs of four columns, by a load and three inserts.
+///
+/// # Safety
+/// `x` has inputs for all of them.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn four(x: &[f32], columns: u64) -> __m128 {
+    // SAFETY: the condition of this function.
+    let at = |column: u16| unsafe { _mm_set_ss(*x.get_unchecked(usize::from(column))) };
+    let low = _mm_insert_ps::<0x10>(at(columns as u16), at((columns >> 16) as u16));
+    _mm_insert_ps::<0x30>(_mm_insert_ps::<0x20>(low, at((columns >> 32) as u16)), at((columns >> 48) as u16))
+}
+
+impl Avx512 {
+    /// [`crate::kernel::sparse::Steps`] times `x`.
+    pub(in crate::kernel) fn sparse_groups(self, groups: Steps<'_, f32>, x: &[f32], sums: &mut [Line<f32>]) {
+        // SAFETY: `self` proves that the processor has these instructions.
+        unsafe { sparse_groups(groups, x, sums) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn sparse_groups(groups: Steps<'_, f32>, x: &[f32], sums: &mut [Line<f32>]) {
+    assert_eq!(x.len(), groups.inputs, "length of the input");
+    let (mut columns, mut values) = (groups.columns, groups.values);
+    for (&steps, sums) in groups.steps.iter().zip(sums) {
+        let (these_columns, more_columns) = columns.split_at(steps as usize);
+        let (these_values, more_values) = values.split_at(steps as usize);
+        let mut sum = _mm512_setzero_ps();
+        for (columns, values) in these_columns.iter().zip(these_values) {
+            let (columns, _) = columns.as_chunks::<4>();
+            // SAFETY: the columns of groups are below their inputs, of which there are as many as `x` is long.
+            let four = |i: usize| unsafe { four(x, four_columns(&columns[i])) };
+            let low = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(four(0)), four(1));
+            let high = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(four(2)), four(3));
+            let x = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
+            sum = _mm512_fmadd_ps(load(values), x, sum);
+        }
+        // SAFETY: sixteen numbers to write, on a cache line.
+        unsafe { _mm512_store_ps(sums.0.as_mut_ptr(), sum) };
+        (columns, values) = (more_columns, more_values);
     }
 }
 
