@@ -50,7 +50,7 @@ pub(crate) trait Fill<F> {
     /// Each part begins at a multiple of so many elements, a divisor of 128.
     const GRAIN: usize = 1;
 
-    /// Writes the elements `at..at + out.len()`, some hundreds at most; has to be `#[inline(always)]`.
+    /// Writes the elements `at..at + out.len()`, about a thousand at most where it is streamed; has to be `#[inline(always)]`.
     fn fill(&mut self, at: usize, out: &mut [F]);
 }
 

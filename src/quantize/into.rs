@@ -12,7 +12,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension};
 
 use crate::error::{Error, Result};
 use crate::float::{Float, check_shape};
-use crate::kernel::{Code, Fill, Isa, Pool, Stream, Streams, fetch_ahead};
+use crate::kernel::{Code, Fill, Isa, Plain, Pool, Stream, Streams, fetch_ahead};
 use crate::quantize::layout::Layout;
 use crate::quantize::params::QuantParams;
 use crate::quantize::round::{self, Params, rounded};
@@ -43,7 +43,7 @@ impl Scheme {
     /// [`Error::Unsupported`] if the codes of the scheme do not fit `C`, or for an axis that `x` has not;
     /// [`Error::Shape`] for `codes` of another shape or another number of parameters than the granularity asks for;
     /// [`Error::OutOfRange`] unless scales are finite and above 0 and zero points are codes.
-    pub fn quantize_into<F: Float, C: Code + Default + Send, D: Dimension>(
+    pub fn quantize_into<F: Float, C: Code + Send, D: Dimension>(
         &self,
         params: &[QuantParams<F>],
         x: ArrayView<'_, F, D>,
@@ -58,9 +58,7 @@ impl Scheme {
             });
         }
         self.transform(params, x, codes, |layout, x, codes| {
-            let whole = codes.len();
-            let stream = || Stream::new(Isa::best(), whole);
-            tensor::quantize_into(pool, stream, self, params, layout, x, codes);
+            tensor::quantize_into(pool, streams(codes), self, params, layout, x, codes);
         })
     }
 
@@ -70,7 +68,7 @@ impl Scheme {
     /// [`Error::Unsupported`] for an axis that `codes` has not; [`Error::Shape`] for `x` of another shape or another
     /// number of parameters than the granularity asks for; [`Error::OutOfRange`] unless scales are finite and above 0
     /// and zero points are codes.
-    pub fn dequantize_into<F: Float, C: Code + Default + Sync, D: Dimension>(
+    pub fn dequantize_into<F: Float, C: Code + Sync, D: Dimension>(
         &self,
         params: &[QuantParams<F>],
         codes: ArrayView<'_, C, D>,
@@ -78,8 +76,7 @@ impl Scheme {
         pool: &Pool,
     ) -> Result<()> {
         self.transform(params, codes, x, |layout, codes, x| {
-            let whole = x.len();
-            let stream = || Stream::new(Isa::best(), whole);
+            let stream = streams(x);
             layout.each_part(pool, codes, x, stream, |stream, scales, _, codes, x| {
                 round::dequantize(stream, Params::of(&params[scales]), codes, x);
             });
@@ -101,8 +98,7 @@ impl Scheme {
         let rounding = self.rounding();
         let (qmin, qmax) = (self.qmin(), self.qmax());
         self.transform(params, x, y, |layout, x, y| {
-            let whole = y.len();
-            let stream = || Stream::new(Isa::best(), whole);
+            let stream = streams(y);
             layout.each_part(pool, x, y, stream, |stream, scales, first, x, y| {
                 let (params, each) = (Params::of(&params[scales.clone()]), &params[scales]);
                 let divide = match rounding {
@@ -146,6 +142,12 @@ impl Scheme {
         }
         Ok(())
     }
+}
+
+/// Makes streams for parts of this result.
+fn streams<T: Plain>(result: &[T]) -> impl Fn() -> Stream<T> + Sync + use<T> {
+    let whole = result.len();
+    move || Stream::new(Isa::best(), whole)
 }
 
 /// How far ahead of their use numbers are asked for, where asking helps.

@@ -58,7 +58,7 @@ impl<'a, F: Float> Params<'a, F> {
     }
 }
 
-/// Numbers of a block: long slices are read at several places in turns.
+/// Numbers of a block: long slices are asked for block by block, or read at several places in turns.
 const BLOCK: usize = 64;
 
 /// How far ahead of their use numbers are asked for, where asking helps.
@@ -194,7 +194,8 @@ fn run<F: Float, C: Code>(
     let asks = streams == Streams::Asked;
     let mut coded = Coded { asks, params, x, code };
     match params {
-        Params::One(_) if !asks => {
+        _ if asks => stream.fill(codes, &mut coded),
+        Params::One(_) => {
             let (blocks, rest) = codes.as_chunks_mut::<BLOCK>();
             let count = blocks.len();
             for at in (0..count).map(|at| in_turns(at, count)) {
@@ -202,7 +203,7 @@ fn run<F: Float, C: Code>(
             }
             coded.fill(count * BLOCK, rest);
         }
-        _ => stream.fill(codes, &mut coded),
+        Params::Each(_) => coded.fill(0, codes),
     }
 }
 

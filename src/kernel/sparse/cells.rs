@@ -212,7 +212,7 @@ pub(super) enum One<T, W> {
 }
 
 impl<T: Number, W> One<T, W> {
-    /// `windows` where they pay.
+    /// `windows` where there are any.
     pub(super) fn new<S: Number + Into<T>, M: Number>(
         csr: &Csr<S>,
         many: &Cells<M>,
