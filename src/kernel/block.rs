@@ -156,8 +156,8 @@ pub(super) enum Add<'a, F> {
 }
 
 impl<F: Real> Job<'_, '_, F> {
-    /// Does it, with `tile(rows, columns, a, steps, live, sums)` for one tile of sums, where `live` lists the `k` that
-    /// matter if not all do. Inlined into one function for each instruction set.
+    /// Does it, with `tile(rows, columns, a, panel, sums)` for one tile of sums; a tile of one row may have the columns of
+    /// [`Real::row_panels`], and its sums in as many rows of `sums`. Inlined into one function for each instruction set.
     #[inline(always)]
     pub(super) fn run(mut self, tile: impl Fn(usize, usize, &[F], Panel<'_, F>, &mut Sums<F>)) {
         let columns = self.y.columns();
@@ -168,33 +168,37 @@ impl<F: Real> Job<'_, '_, F> {
         let bytes = if let Steps::Packed(all) = &self.steps { size_of_val(*all) } else { 0 };
         let ahead =
             near && (!small_cache(self.isa) || bytes.saturating_mul(tiles.len().max(2)) > 2 * FAR_BYTES);
-        for panel in 0..columns.div_ceil(PANEL) {
+        // Several panels at once for one row, wherever it needs all of their strips, unless they come from memory.
+        let wide = self.count == 1 && !resume && matches!(self.steps, Steps::Packed(_)) && bytes <= FAR_BYTES;
+        let row_panels = if wide { F::row_panels(self.isa) } else { 1 };
+        let mut end = 0;
+        while end < columns {
+            let at = end;
+            let left = columns - at;
+            let panels = if left > row_panels * PANEL - F::LINE { row_panels } else { 1 };
+            end = at + left.min(panels * PANEL);
             let mut next: Option<Strips<'_, F>> = None;
             let strips = match self.steps {
                 Steps::Packed(all) => {
-                    let of =
-                        |panel: usize| Strips::new(&all[panel * self.depth..][..self.depth], terms.clone());
-                    if ahead && panel + 1 < columns.div_ceil(PANEL) {
-                        next = Some(of(panel + 1));
+                    let of = |at: usize, panels: usize| {
+                        let steps = &all[at / PANEL * self.depth..][..panels * self.depth];
+                        Strips::new(steps, self.depth, terms.clone())
+                    };
+                    if ahead && end < columns {
+                        next = Some(of(end, 1));
                     }
-                    of(panel)
+                    of(at, panels)
                 }
                 Steps::Loose(weights, memory) => {
                     let memory = &mut memory[..terms.len()];
-                    pack_panel(self.isa, weights.column_range(terms.start, terms.len()), panel, memory);
-                    let strips = Strips::new(memory, 0..terms.len());
+                    pack_panel(self.isa, weights.column_range(terms.start, terms.len()), at / PANEL, memory);
+                    let strips = Strips::new(memory, terms.len(), 0..terms.len());
                     if self.skip == Skip::Panels {
                         self.live.clear();
                         self.live.add_panel(strips);
                     }
                     strips
                 }
-            };
-            let at = panel * PANEL;
-            let used = PANEL.min(columns - at);
-            let bias = match self.add {
-                Add::Bias(all) => padded(&all[at..at + used]),
-                Add::Nothing | Add::Result => [F::default(); PANEL],
             };
             for (index, rows) in tiles.clone().enumerate() {
                 let next = next.map(|next| next.part(share(next.count(), index, tiles.len())));
@@ -203,25 +207,46 @@ impl<F: Real> Job<'_, '_, F> {
                     Skip::Rows => self.live.get(index),
                     Skip::Panels => self.live.get(0),
                 };
-                self.y.fetch(self.first + rows.start..self.first + rows.end, at..at + used);
+                self.y.fetch(self.first + rows.start..self.first + rows.end, at..end);
                 if resume {
                     for (i, sums) in self.sums[..rows.len()].iter_mut().enumerate() {
-                        *sums = padded(&self.y.row_mut(self.first + rows.start + i)[at..at + used]);
+                        *sums = padded(&self.y.row_mut(self.first + rows.start + i)[at..end]);
                     }
                 }
-                tile(rows.len(), used, a, Panel { strips, live, next, resume }, self.sums);
-                for (i, sums) in self.sums[..rows.len()].iter().enumerate() {
-                    let y = &mut self.y.row_mut(self.first + rows.start + i)[at..at + used];
-                    let (result, relu) = (matches!(self.add, Add::Result), self.activation == Fused::Relu);
-                    match y.first_chunk_mut() {
-                        Some(whole) => finish(whole, sums, &bias, result, relu),
-                        None => {
-                            let mut whole = if result { padded(y) } else { [F::default(); PANEL] };
-                            finish(&mut whole, sums, &bias, result, relu);
-                            store(y, &whole);
-                        }
-                    }
+                tile(rows.len(), end - at, a, Panel { strips, live, next, resume }, self.sums);
+                for (panel, at) in (at..end).step_by(PANEL).enumerate() {
+                    let rows = self.first + rows.start..self.first + rows.end;
+                    let columns = at..end.min(at + PANEL);
+                    send(&self.sums[panel..], self.add, self.activation, &mut self.y, rows, columns);
                 }
+            }
+        }
+    }
+}
+
+/// Finishes the sums of these rows and columns of the result.
+#[inline(always)]
+fn send<F: Real>(
+    sums: &[[F; PANEL]],
+    add: Add<'_, F>,
+    activation: Fused,
+    y: &mut MatrixMut<'_, F>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let bias = match add {
+        Add::Bias(all) => padded(&all[columns.clone()]),
+        Add::Nothing | Add::Result => [F::default(); PANEL],
+    };
+    let (result, relu) = (matches!(add, Add::Result), activation == Fused::Relu);
+    for (row, sums) in rows.zip(sums) {
+        let y = &mut y.row_mut(row)[columns.clone()];
+        match y.first_chunk_mut() {
+            Some(whole) => finish(whole, sums, &bias, result, relu),
+            None => {
+                let mut whole = if result { padded(y) } else { [F::default(); PANEL] };
+                finish(&mut whole, sums, &bias, result, relu);
+                store(y, &whole);
             }
         }
     }

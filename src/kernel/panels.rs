@@ -18,21 +18,21 @@ use super::tiles::PANEL;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Step<F>(pub(super) [F; PANEL]);
 
-/// Some terms of a panel.
+/// Some terms of a panel, or of several, one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct Strips<'p, F> {
     numbers: &'p [F],
-    /// Terms of the panel; of these, `count` from `first` on.
+    /// Terms of each panel; of these, `count` from `first` on.
     depth: usize,
     first: usize,
     count: usize,
 }
 
 impl<'p, F: Real> Strips<'p, F> {
-    /// These `terms` of a panel that has one step for each of its own.
-    pub(super) fn new(panel: &'p [Step<F>], terms: Range<usize>) -> Self {
-        assert!(terms.start <= terms.end && terms.end <= panel.len(), "terms {terms:?} of {}", panel.len());
-        Self { numbers: numbers(panel), depth: panel.len(), first: terms.start, count: terms.len() }
+    /// These `terms` of panels that have `depth` steps each.
+    pub(super) fn new(panels: &'p [Step<F>], depth: usize, terms: Range<usize>) -> Self {
+        assert!(terms.start <= terms.end && terms.end <= depth, "terms {terms:?} of {depth}");
+        Self { numbers: numbers(panels), depth, first: terms.start, count: terms.len() }
     }
 
     /// Some of its terms.
@@ -79,7 +79,7 @@ impl<F: Real> PackedReal<F> {
         let mut all = vec![F::default(); self.outputs * self.inputs];
         for (j, row) in all.chunks_exact_mut(self.inputs.max(1)).enumerate() {
             let panel = &self.steps[j / PANEL * self.inputs..][..self.inputs];
-            let strip = Strips::new(panel, 0..self.inputs).strip(j % PANEL / F::LINE);
+            let strip = Strips::new(panel, self.inputs, 0..self.inputs).strip(j % PANEL / F::LINE);
             row.iter_mut()
                 .zip(strip[j % F::LINE..].iter().step_by(F::LINE))
                 .for_each(|(w, &number)| *w = number);

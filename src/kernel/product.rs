@@ -203,9 +203,14 @@ mod tests {
                 fn leaving_out_zeros_changes_no_bit() {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();
-                        for (rows, inputs, outputs) in
-                            [(14, 40, 33), (128, 200, 37), (29, 131, 64), (1, 9, 5), (8, 1100, 35)]
-                        {
+                        for (rows, inputs, outputs) in [
+                            (14, 40, 33),
+                            (128, 200, 37),
+                            (29, 131, 64),
+                            (1, 9, 5),
+                            (1, 90, 133),
+                            (8, 1100, 35),
+                        ] {
                             let mut x = numbers::<$t>(1, rows * inputs);
                             // Whole columns, whole rows, and every other block of 32 columns of some rows.
                             for (at, x) in x.iter_mut().enumerate() {
@@ -227,6 +232,11 @@ mod tests {
                                 row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
                             }
                             assert_eq!(y, expected, "{isa} {rows} {inputs} {outputs}");
+                            let packed = PackedReal::new(w);
+                            let mut y = vec![9.0; rows * outputs];
+                            let (all, out) = (0..packed.panels(), MatrixMut::new(&mut y, rows, outputs));
+                            multiply(isa, x, &packed, all, Some(&bias), Fused::Identity, out, scratch);
+                            assert_eq!(y, expected, "{isa} {rows} {inputs} {outputs}, packed before");
                             let mut dw = vec![9.0; outputs * inputs];
                             let out = MatrixMut::new(&mut dw, outputs, inputs);
                             product(isa, dy.transposed(), x, Update::Replace, out, scratch);
@@ -239,8 +249,9 @@ mod tests {
                 fn every_set_gives_the_bits_of_the_chain_whatever_the_batch_and_the_division() {
                     for isa in Isa::available() {
                         let scratch = &mut ScratchReal::default();
-                        for length in 0..=100 {
-                            for (rows, inputs, outputs) in [(length, 7, 9), (3, length, 18), (15, 5, length)]
+                        for length in 0..=130 {
+                            for (rows, inputs, outputs) in
+                                [(length, 7, 9), (3, length, 18), (15, 5, length), (1, 7, 2 * length)]
                             {
                                 let x = numbers::<$t>(1, rows * inputs);
                                 let w = numbers::<$t>(2, inputs * outputs);

@@ -81,6 +81,10 @@ pub trait Real:
     #[doc(hidden)]
     fn tile_rows(isa: Isa) -> usize;
 
+    /// Panels that one row is multiplied by together: the sums of a panel alone would wait for each other.
+    #[doc(hidden)]
+    fn row_panels(isa: Isa) -> usize;
+
     /// Multiplies a block of rows.
     #[doc(hidden)]
     fn run(isa: Isa, job: Job<'_, '_, Self>);
@@ -97,7 +101,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal, $row_panels:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -200,6 +204,14 @@ macro_rules! real {
                 }
             }
 
+            fn row_panels(isa: Isa) -> usize {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(_) => $row_panels,
+                    _ => 1,
+                }
+            }
+
             fn run(isa: Isa, job: Job<'_, '_, Self>) {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
@@ -217,8 +229,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, between_f32, guess_f32, below_f32, fours_f32, avx2: 6, avx512: 14);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, guess_f64, below_f64, fours_f64, avx2: 6, avx512: 6);
+real!(f32, 12_582_912.0, run_f32, between_f32, guess_f32, below_f32, fours_f32, avx2: 6, avx512: 14, 3);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, guess_f64, below_f64, fours_f64, avx2: 6, avx512: 6, 1);
 
 #[cfg(test)]
 mod tests {

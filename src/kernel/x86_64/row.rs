@@ -1,8 +1,9 @@
 //! One row of codes by packed weights on AVX-512 with VNNI: every weight is read once and used once, so that the time
 //! is that of the cache which they come from, and all else has to hide behind it.
 //!
-//! The four bytes of the row at one step of `k` meet three panels at once, and the sums leave from registers. Steps at which
-//! all four are zero are left out where they are many.
+//! The weights are read in the order in which they stand, so that the processor, which reads ahead, runs into the next panel and
+//! not past the last; and the sums leave from registers. Steps at which all four bytes of the row are zero are left out where they are
+//! many.
 
 use std::arch::x86_64::*;
 
@@ -14,8 +15,8 @@ use crate::kernel::tail::Tail;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
 use crate::kernel::weights::{Step, Step4, Step8};
 
-/// Panels that share the loads of the row.
-const TOGETHER: usize = 3;
+/// Steps of `k` with sums of their own, so that none waits for the one before.
+const ABREAST: usize = 8;
 
 /// The product of a block of one row with one kind of weights.
 macro_rules! row {
@@ -24,71 +25,53 @@ macro_rules! row {
             /// The product of one row.
             pub(super) fn $method(self, job: Job<'_, '_, $step>) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-                fn run(job: Job<'_, '_, $step>) {
-                    match job.live.get(0) {
-                        None => {
-                            let depth = job.width;
-                            panels(job, depth, |i| i);
-                        }
-                        Some(live) => panels(job, live.len(), |i| live[i] as usize),
-                    }
-                }
-
-                /// All panels, by `count` steps: number `i` is step `at(i)`.
-                #[inline]
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-                fn panels(mut job: Job<'_, '_, $step>, count: usize, at: impl Fn(usize) -> usize + Copy) {
-                    let mut panel = job.panels.start;
-                    while panel < job.panels.end {
-                        let columns = job.weights.outputs() - panel * PANEL;
-                        let (a, depth) = (job.packed, job.width);
-                        let steps = &job.weights.steps[panel * depth..];
-                        if job.panels.end - panel >= TOGETHER && columns > PANEL * (TOGETHER - 1) + 16 {
-                            let sums = dot::<TOGETHER, 2, 1>(a, steps, count, at);
-                            for (i, sums) in sums.into_iter().enumerate() {
-                                finish(&mut job, panel + i, sums);
-                            }
-                            panel += TOGETHER;
-                        } else if columns > 16 {
-                            finish(&mut job, panel, dot::<1, 2, 4>(a, steps, count, at)[0]);
-                            panel += 1;
+                fn run(mut job: Job<'_, '_, $step>) {
+                    let (a, depth, live) = (job.packed, job.width, job.live.get(0));
+                    for panel in job.panels.clone() {
+                        let steps = &job.weights.steps[panel * depth..][..depth];
+                        if job.weights.outputs() - panel * PANEL > 16 {
+                            finish(&mut job, panel, dot::<2>(a, live, steps));
                         } else {
-                            finish(&mut job, panel, dot::<1, 1, 4>(a, steps, count, at)[0]);
-                            panel += 1;
+                            finish(&mut job, panel, dot::<1>(a, live, steps));
                         }
                     }
                 }
 
-                /// `P` panels of `16 V` columns, `U` steps of `k` at a time.
+                /// A panel of `16 V` columns.
                 #[inline]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-                fn dot<const P: usize, const V: usize, const U: usize>(
-                    a: &[u32],
-                    steps: &[$step],
-                    count: usize,
-                    at: impl Fn(usize) -> usize,
-                ) -> [[__m512i; V]; P] {
-                    let depth = a.len();
-                    let mut panels = [steps; P];
-                    for (p, panel) in panels.iter_mut().enumerate() {
-                        *panel = &steps[p * depth..][..depth];
-                    }
-                    let mut all = [[[_mm512_setzero_si512(); V]; P]; U];
-                    let whole = count - count % U;
-                    for i in (0..whole).step_by(U) {
-                        for u in 0..U {
-                            step(&mut all[u], a, &panels, at(i + u));
+                fn dot<const V: usize>(a: &[u32], live: Option<&[u32]>, steps: &[$step]) -> [__m512i; V] {
+                    let mut all = [[_mm512_setzero_si512(); V]; ABREAST];
+                    match live {
+                        None => {
+                            let ((a, a_rest), (steps, steps_rest)) =
+                                (a.as_chunks::<ABREAST>(), steps.as_chunks::<ABREAST>());
+                            for (a, steps) in a.iter().zip(steps) {
+                                for u in 0..ABREAST {
+                                    step(&mut all[u], a[u], &steps[u]);
+                                }
+                            }
+                            for (&a, steps) in a_rest.iter().zip(steps_rest) {
+                                step(&mut all[0], a, steps);
+                            }
                         }
-                    }
-                    for i in whole..count {
-                        step(&mut all[0], a, &panels, at(i));
+                        Some(live) => {
+                            let (live, rest) = live.as_chunks::<ABREAST>();
+                            for live in live {
+                                for u in 0..ABREAST {
+                                    let k = live[u] as usize;
+                                    step(&mut all[u], a[k], &steps[k]);
+                                }
+                            }
+                            for &k in rest {
+                                step(&mut all[0], a[k as usize], &steps[k as usize]);
+                            }
+                        }
                     }
                     let mut sums = all[0];
                     for more in &all[1..] {
-                        for (sums, more) in sums.iter_mut().zip(more) {
-                            for (sum, &more) in sums.iter_mut().zip(more) {
-                                *sum = _mm512_add_epi32(*sum, more);
-                            }
+                        for (sum, &more) in sums.iter_mut().zip(more) {
+                            *sum = _mm512_add_epi32(*sum, more);
                         }
                     }
                     sums
@@ -96,17 +79,10 @@ macro_rules! row {
 
                 #[inline]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-                fn step<const P: usize, const V: usize>(
-                    all: &mut [[__m512i; V]; P],
-                    a: &[u32],
-                    panels: &[&[$step]; P],
-                    k: usize,
-                ) {
-                    let a = _mm512_set1_epi32(a[k] as i32);
-                    for (sums, steps) in all.iter_mut().zip(panels) {
-                        for (v, sum) in sums.iter_mut().enumerate() {
-                            *sum = _mm512_dpbusd_epi32(*sum, a, $load(&steps[k], v));
-                        }
+                fn step<const V: usize>(sums: &mut [__m512i; V], a: u32, step: &$step) {
+                    let a = _mm512_set1_epi32(a as i32);
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_dpbusd_epi32(*sum, a, $load(step, v));
                     }
                 }
 
