@@ -185,11 +185,18 @@ pub(super) fn load_i8_512(step: &Step8, v: usize) -> __m512i {
 /// Sixteen columns out of their halves of bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn load_i4_512(step: &Step4, v: usize) -> __m512i {
+fn load_i4_512(step: &Step4, v: usize) -> __m512i {
+    _mm512_sub_epi8(load_u4_512(step, v), _mm512_set1_epi8(8))
+}
+
+/// The same plus 8, as they stand there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn load_u4_512(step: &Step4, v: usize) -> __m512i {
     // SAFETY: the reference covers the 64 bytes, and the load asks for no alignment.
     let both = unsafe { _mm512_loadu_si512(step.0.as_ptr().cast()) };
     let half = if v == 0 { both } else { _mm512_srli_epi16::<4>(both) };
-    _mm512_sub_epi8(_mm512_and_si512(half, _mm512_set1_epi8(15)), _mm512_set1_epi8(8))
+    _mm512_and_si512(half, _mm512_set1_epi8(15))
 }
 
 #[inline]

@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::Avx512;
-use super::int8::{load_i4_512, load_i8_512};
-use super::tail::{codes, load_f32, load_i32, numbers, part, part_mut, store_f32, store_i32, store_u8};
+use super::int8::{load_i8_512, load_u4_512};
+use super::tail::{codes, load_f32, load_i32, mask, numbers, part, part_mut, store_f32, store_i32, store_u8};
 use crate::kernel::int8::{Job, Sums};
 use crate::kernel::tail::Tail;
 use crate::kernel::tiles::{MAX_ROWS, PANEL};
@@ -18,21 +18,22 @@ use crate::kernel::weights::{Step, Step4, Step8};
 /// Steps of `k` with sums of their own, so that none waits for the one before.
 const ABREAST: usize = 8;
 
-/// The product of a block of one row with one kind of weights.
+/// The product of a block of one row with one kind of weights, which `$load` gives as `w + $above`.
 macro_rules! row {
-    ($method:ident, $step:ident, $load:ident) => {
+    ($method:ident, $step:ident, $load:ident, $above:literal) => {
         impl Avx512 {
             /// The product of one row.
             pub(super) fn $method(self, job: Job<'_, '_, $step>) {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
                 fn run(mut job: Job<'_, '_, $step>) {
                     let (a, depth, live) = (job.packed, job.width, job.live.get(0));
+                    let excess = if $above == 0 { 0 } else { sum(a).wrapping_mul($above) };
                     for panel in job.panels.clone() {
                         let steps = &job.weights.steps[panel * depth..][..depth];
                         if job.weights.outputs() - panel * PANEL > 16 {
-                            finish(&mut job, panel, dot::<2>(a, live, steps));
+                            finish(&mut job, panel, dot::<2>(a, live, steps), excess);
                         } else {
-                            finish(&mut job, panel, dot::<1>(a, live, steps));
+                            finish(&mut job, panel, dot::<1>(a, live, steps), excess);
                         }
                     }
                 }
@@ -93,19 +94,34 @@ macro_rules! row {
     };
 }
 
-row!(row_i8, Step8, load_i8_512);
-row!(row_i4, Step4, load_i4_512);
+row!(row_i8, Step8, load_i8_512, 0);
+row!(row_i4, Step4, load_u4_512, 8);
 
-/// Adds what the sums start from, and sends them through the tail: the same steps as [`Tail::panel`] takes.
+/// The sum of all codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn finish<S: Step, const V: usize>(job: &mut Job<'_, '_, S>, panel: usize, sums: [__m512i; V]) {
+fn sum(a: &[u32]) -> i32 {
+    let (mut all, ones) = (_mm512_setzero_si512(), _mm512_set1_epi8(1));
+    for a in a.chunks(16) {
+        // SAFETY: the mask selects so many words, and others are not touched.
+        let codes = unsafe { _mm512_maskz_loadu_epi32(mask(a.len()), a.as_ptr().cast()) };
+        all = _mm512_dpbusd_epi32(all, codes, ones);
+    }
+    _mm512_reduce_add_epi32(all)
+}
+
+/// Takes what the sums have in excess, adds what they start from, and sends them through the tail: the same steps as [`Tail::panel`]
+/// takes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn finish<S: Step, const V: usize>(job: &mut Job<'_, '_, S>, panel: usize, sums: [__m512i; V], excess: i32) {
     let column = panel * PANEL;
     let used = PANEL.min(job.weights.outputs() - column);
     let (columns, at) = (column..column + used, column - job.panels.start * PANEL);
     let zero_point = _mm512_set1_epi32(job.zero_point);
     let mut all = sums;
     for (v, sum) in all.iter_mut().enumerate() {
+        *sum = _mm512_sub_epi32(*sum, _mm512_set1_epi32(excess));
         if let Some(bias) = job.bias {
             *sum = _mm512_add_epi32(*sum, load_i32(part(&bias[columns.clone()], v)));
         }

@@ -130,7 +130,7 @@ pub(super) fn part_mut<T>(values: &mut [T], v: usize) -> &mut [T] {
 
 /// One bit for each of at most sixteen elements.
 #[inline]
-fn mask(length: usize) -> u16 {
+pub(super) fn mask(length: usize) -> u16 {
     ((1u32 << length.min(16)) - 1) as u16
 }
 
