@@ -23,7 +23,7 @@ use super::real::worth_sharing;
 use crate::kernel::elementwise::{Work, with};
 use crate::kernel::int8::{Codes, Input};
 use crate::kernel::pack::pack;
-use crate::kernel::tail::{Finish, Tail};
+use crate::kernel::tail::{Finish, Tail, padded};
 use crate::kernel::tiles::PANEL;
 use crate::kernel::{Isa, Matrix, Pool};
 
@@ -241,15 +241,6 @@ impl<'a> Start<'a> {
         );
         Self { weights, zero_point, bias }
     }
-
-    fn panel(&self, column: usize, used: usize) -> [i32; PANEL] {
-        let mut start = [0i32; PANEL];
-        for (l, start) in start[..used].iter_mut().enumerate() {
-            let bias = self.bias.map_or(0, |bias| bias[column + l]);
-            *start = bias.wrapping_sub(self.weights[column + l].wrapping_mul(self.zero_point));
-        }
-        start
-    }
 }
 
 /// Sums of the weights of each output.
@@ -273,14 +264,35 @@ pub(super) fn each_panel(
         let column = panel * PANEL;
         let used = PANEL.min(outputs - column);
         compute(column, &mut sums);
-        let start = start.panel(column, used);
+        let begin = with(isa, Begin { start, columns: column..column + used });
         for sums in &mut sums[..rows.len()] {
-            for (sum, &start) in sums.iter_mut().zip(&start) {
-                *sum = sum.wrapping_add(start);
+            for (sum, &begin) in sums.iter_mut().zip(&begin) {
+                *sum = sum.wrapping_add(begin);
             }
         }
         let mut end = tail.panel(column, used, column - panels.start * PANEL);
         with(isa, End { end: &mut end, sums: &sums[..rows.len()], row: rows.start });
+    }
+}
+
+/// What the sums of some columns of a panel begin with, compiled for each set of instructions.
+struct Begin<'s> {
+    start: &'s Start<'s>,
+    columns: Range<usize>,
+}
+
+impl Work for Begin<'_> {
+    type Output = [i32; PANEL];
+
+    #[inline(always)]
+    fn run(self) -> [i32; PANEL] {
+        let Start { weights, zero_point, bias } = *self.start;
+        let mut begin = bias.map_or([0; PANEL], |bias| padded(&bias[self.columns.clone()]));
+        let weights = padded(&weights[self.columns]);
+        for j in 0..PANEL {
+            begin[j] = begin[j].wrapping_sub(weights[j].wrapping_mul(zero_point));
+        }
+        begin
     }
 }
 

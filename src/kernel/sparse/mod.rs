@@ -45,6 +45,6 @@ pub(in crate::kernel) use {
     groups::Steps,
     lanes::{LINE, Line},
     two_of_four::{Pairs, Row, TILE},
-    two_of_four_codes::{PairCodes, STEP as PAIR_STEP},
+    two_of_four_codes::{PairCodes, PairIndices, PairValues, STEP as PAIR_STEP},
     windows::{Slices, WINDOW, slices},
 };

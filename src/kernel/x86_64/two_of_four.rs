@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{Avx2, Avx512};
-use crate::kernel::sparse::{LINE, Line, PAIR_STEP, PairCodes, Pairs, Row, TILE};
+use crate::kernel::sparse::{LINE, Line, PAIR_STEP, PairCodes, PairIndices, PairValues, Pairs, Row, TILE};
+use crate::kernel::tiles::PANEL;
 
 /// `$vectors` vectors hold 16 numbers; `$tables` repeats four of them in each 128 bits, `$pick` picks within those.
 macro_rules! pairs {
@@ -145,21 +146,21 @@ pairs!(
 macro_rules! pair_codes {
     ($cpu:ident, $tile:ident) => {
         impl $cpu {
-            /// The sums of one slice of codes for the first `rows` of `x`.
+            /// Sums of codes of one slice, the first or second `half` of a panel, for as many rows of `x` as there are of `sums`.
             pub(in crate::kernel) fn pair_codes(
                 self,
-                steps: &[PairCodes],
+                steps: PairCodes<'_>,
                 x: &[&[[u8; PAIR_STEP]]; TILE],
-                rows: usize,
-                sums: &mut [[i32; 16]; TILE],
+                half: usize,
+                sums: &mut [[i32; PANEL]],
             ) {
                 // SAFETY: `self` proves the instructions.
                 unsafe {
-                    match rows {
-                        0 | 1 => $tile::<1>(steps, x, sums),
-                        2 => $tile::<2>(steps, x, sums),
-                        3 => $tile::<3>(steps, x, sums),
-                        _ => $tile::<TILE>(steps, x, sums),
+                    match sums.len() {
+                        0 | 1 => $tile::<1>(steps, x, half, sums),
+                        2 => $tile::<2>(steps, x, half, sums),
+                        3 => $tile::<3>(steps, x, half, sums),
+                        _ => $tile::<TILE>(steps, x, half, sums),
                     }
                 }
             }
@@ -170,24 +171,38 @@ macro_rules! pair_codes {
 pair_codes!(Avx2, pair_codes_avx2);
 pair_codes!(Avx512, pair_codes_avx512);
 
+/// The lowest two bits of each byte.
+const LOWEST: i32 = 0x0303_0303;
+
+/// The second group of inputs begins at byte 4 of the eight.
+const GROUP: i32 = 0x0404_0000;
+
+/// Sums of each output and row of codes, added up by steps in turns: with one alone each step would wait for the one before.
+const CHAINS: usize = 4;
+
 /// Eight outputs in a vector. A product with every other weight zero is one that fits 16 bits.
 #[target_feature(enable = "avx2,fma")]
 fn pair_codes_avx2<const T: usize>(
-    steps: &[PairCodes],
+    steps: PairCodes<'_>,
     x: &[&[[u8; PAIR_STEP]]; TILE],
-    sums: &mut [[i32; 16]; TILE],
+    slice: usize,
+    sums: &mut [[i32; PANEL]],
 ) {
-    assert!(x.iter().all(|x| x.len() >= steps.len()));
+    assert!(x.iter().all(|x| x.len() >= steps.values.len()));
     let (even, ones) = (_mm256_set1_epi16(0xff), _mm256_set1_epi16(1));
+    let shifts = [_mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)];
+    let (lowest, group) = (_mm256_set1_epi32(LOWEST), _mm256_set1_epi32(GROUP));
     let mut all = [[_mm256_setzero_si256(); 2]; T];
-    for (k, step) in steps.iter().enumerate() {
-        let (values, indices) = (step.values.as_chunks::<8>().0, step.indices.as_chunks::<8>().0);
+    for (k, (values, indices)) in steps.values.iter().zip(steps.indices).enumerate() {
+        let values = values.0.as_chunks::<8>().0;
+        // SAFETY: sixteen bytes to read.
+        let indices = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(indices.as_ptr().cast()) });
         for half in 0..2 {
             // SAFETY: 32 bytes to read.
             let values = unsafe { _mm256_loadu_si256(values[half].as_ptr().cast()) };
             let (first, second) = (_mm256_and_si256(values, even), _mm256_andnot_si256(even, values));
-            let bits = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(indices[half])));
-            let picks = spread_256(bits);
+            let bits = _mm256_and_si256(_mm256_srlv_epi32(indices, shifts[half]), lowest);
+            let picks = _mm256_or_si256(bits, group);
             for (all, x) in all.iter_mut().zip(x) {
                 // SAFETY: `k` is below the number of steps, of which each row has as many at least.
                 let x = unsafe { x.get_unchecked(k) };
@@ -199,7 +214,7 @@ fn pair_codes_avx2<const T: usize>(
         }
     }
     for (sums, all) in sums.iter_mut().zip(all) {
-        for (half, sum) in sums.as_chunks_mut::<8>().0.iter_mut().zip(all) {
+        for (half, sum) in sums.as_chunks_mut::<8>().0[2 * slice..].iter_mut().zip(all) {
             // SAFETY: eight sums to write.
             unsafe { _mm256_storeu_si256(half.as_mut_ptr().cast(), sum) };
         }
@@ -208,75 +223,47 @@ fn pair_codes_avx2<const T: usize>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 fn pair_codes_avx512<const T: usize>(
-    steps: &[PairCodes],
+    steps: PairCodes<'_>,
     x: &[&[[u8; PAIR_STEP]]; TILE],
-    sums: &mut [[i32; 16]; TILE],
+    half: usize,
+    sums: &mut [[i32; PANEL]],
 ) {
-    assert!(x.iter().all(|x| x.len() >= steps.len()));
-    let mut chains = [[_mm512_setzero_si512(); T]; 2];
-    let (pairs, last) = steps.as_chunks::<2>();
-    for (k, pair) in pairs.iter().enumerate() {
-        for half in 0..2 {
-            let (picks, values) = (picks(&pair[half]), values(&pair[half]));
-            for t in 0..T {
-                // SAFETY: `2 k + half` is below the number of steps, of which each row has as many at least.
-                let x = unsafe { x[t].get_unchecked(2 * k + half) };
-                let inputs = _mm512_shuffle_epi8(_mm512_set1_epi64(i64::from_le_bytes(*x)), picks);
-                chains[half][t] = _mm512_dpbusd_epi32(chains[half][t], inputs, values);
-            }
-        }
-    }
-    for step in last {
-        for (sum, x) in chains[0].iter_mut().zip(x) {
-            let x = _mm512_set1_epi64(i64::from_le_bytes(x[steps.len() - 1]));
-            *sum = _mm512_dpbusd_epi32(*sum, _mm512_shuffle_epi8(x, picks(step)), values(step));
-        }
-    }
-    for (t, sums) in sums[..T].iter_mut().enumerate() {
-        // SAFETY: sixteen sums to write.
-        unsafe {
-            _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(chains[0][t], chains[1][t]))
-        };
-    }
-}
-
-/// Which bytes of two groups, repeated, a step multiplies.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn picks(step: &PairCodes) -> __m512i {
-    // SAFETY: sixteen bytes to read.
-    let bits = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(step.indices.as_ptr().cast()) });
-    spread_512(bits)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn values(step: &PairCodes) -> __m512i {
-    // SAFETY: 64 bytes to read.
-    unsafe { _mm512_loadu_si512(step.values.as_ptr().cast()) }
-}
-
-/// Eight bits for each output to four bytes of two: bits `2 c` and `2 c + 1` to the lowest of byte `c`; the second group of inputs
-/// begins at byte 4 of the eight.
-macro_rules! spread {
-    ($name:ident, $features:literal, $vector:ty, $or:ident, $and:ident, $left:ident, $set:ident) => {
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn $name(bits: $vector) -> $vector {
-            let bits = $or(bits, $left::<12>(bits));
-            let bits = $or(bits, $left::<6>(bits));
-            $or($and(bits, $set(0x0303_0303)), $set(0x0404_0000))
+    assert!(x.iter().all(|x| x.len() >= steps.values.len()));
+    let mut chains = [[_mm512_setzero_si512(); T]; CHAINS];
+    let ((values, last_values), (indices, last_indices)) =
+        (steps.values.as_chunks::<CHAINS>(), steps.indices.as_chunks::<CHAINS>());
+    let step = |sum: &mut [__m512i; T], values: &PairValues, indices: &PairIndices, k: usize| {
+        let picks = picks(indices);
+        // SAFETY: 64 bytes to read.
+        let values = unsafe { _mm512_load_si512(values.0.as_ptr().cast()) };
+        for (sum, x) in sum.iter_mut().zip(x) {
+            // SAFETY: `k` is below the number of steps, of which each row has as many at least.
+            let x = _mm512_set1_epi64(i64::from_le_bytes(unsafe { *x.get_unchecked(k) }));
+            *sum = _mm512_dpbusd_epi32(*sum, _mm512_shuffle_epi8(x, picks), values);
         }
     };
+    for (i, (values, indices)) in values.iter().zip(indices).enumerate() {
+        for c in 0..CHAINS {
+            step(&mut chains[c], &values[c], &indices[c], CHAINS * i + c);
+        }
+    }
+    for (c, (values, indices)) in last_values.iter().zip(last_indices).enumerate() {
+        step(&mut chains[0], values, indices, steps.values.len() / CHAINS * CHAINS + c);
+    }
+    for (t, sums) in sums.iter_mut().take(T).enumerate() {
+        let sum = chains[1..].iter().fold(chains[0][t], |sum, chain| _mm512_add_epi32(sum, chain[t]));
+        let sums: &mut [i32; 16] = &mut sums.as_chunks_mut().0[half];
+        // SAFETY: sixteen sums to write.
+        unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), sum) };
+    }
 }
 
-spread!(spread_256, "avx2", __m256i, _mm256_or_si256, _mm256_and_si256, _mm256_slli_epi32, _mm256_set1_epi32);
-spread!(
-    spread_512,
-    "avx512f",
-    __m512i,
-    _mm512_or_si512,
-    _mm512_and_si512,
-    _mm512_slli_epi32,
-    _mm512_set1_epi32
-);
+/// Which bytes of two groups of inputs, repeated, a step multiplies.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn picks(indices: &PairIndices) -> __m512i {
+    // SAFETY: sixteen bytes to read.
+    let all = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(indices.as_ptr().cast()) });
+    let bits = _mm512_srlv_epi32(all, _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
+    _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32(LOWEST)), _mm512_set1_epi32(GROUP))
+}
