@@ -19,13 +19,30 @@ pub(super) enum Skip {
 const TRIAL: usize = 32;
 
 /// Elements of packed rows: a zero contributes nothing.
-pub(super) trait Element: Copy + Default + PartialEq {}
+pub(super) trait Element: Copy + Default + PartialEq {
+    /// Words that are zero in the bits of a mask where an element is zero; not all elements have them.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    fn words(_: &[Self]) -> Option<(&[u32], u32)> {
+        None
+    }
+}
 
-impl Element for f32 {}
+impl Element for f32 {
+    fn words(all: &[f32]) -> Option<(&[u32], u32)> {
+        // SAFETY: both types have the same size and alignment, and any bits are valid in both.
+        let words = unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) };
+        Some((words, !(1 << 31)))
+    }
+}
+
 impl Element for f64 {}
 
 /// Four codes.
-impl Element for u32 {}
+impl Element for u32 {
+    fn words(all: &[u32]) -> Option<(&[u32], u32)> {
+        Some((all, !0))
+    }
+}
 
 /// Four codes of 16 bits.
 impl Element for [u32; 2] {}
@@ -78,6 +95,16 @@ impl Live {
             }
         }
 
+        #[cfg(target_arch = "x86_64")]
+        if let (Isa::Avx512(cpu), Some((words, bits))) = (isa, F::words(tile))
+            && matches!(width, 1 | 4..=14)
+        {
+            let any = |k: usize| words[k * width..][..width].iter().any(|word| word & bits != 0);
+            return self.list(words.len() / width, any, |into| match width {
+                1 => cpu.live_words(words, bits, into),
+                _ => cpu.live_rows(words, width, bits, into),
+            });
+        }
         with(isa, Find(self, tile, width));
     }
 
@@ -116,21 +143,28 @@ impl Live {
     /// Lists those of so many `k` that have `any`.
     #[inline(always)]
     fn find(&mut self, length: usize, any: impl Fn(usize) -> bool) {
+        self.list(length, &any, |positions| {
+            let mut found = 0;
+            for k in 0..length {
+                positions[found] = k as u32;
+                found += usize::from(any(k));
+            }
+            found
+        });
+    }
+
+    /// The same with a loop that writes them to the beginning of what it is given, room for all in whole lines, and counts them.
+    #[inline(always)]
+    fn list(&mut self, length: usize, any: impl Fn(usize) -> bool, find: impl FnOnce(&mut [u32]) -> usize) {
         if length > 2 * TRIAL && (0..TRIAL).filter(|i| !any(i * length / TRIAL)).count() < TRIAL / 16 {
             return self.lists.push(None);
         }
         let first = self.positions.len();
-        self.positions.resize(first + length, 0);
-        let (positions, mut found) = (&mut self.positions[first..], 0);
-        for k in 0..length {
-            positions[found] = k as u32;
-            found += usize::from(any(k));
-        }
+        self.positions.resize(first + length.next_multiple_of(16), 0);
+        let found = find(&mut self.positions[first..]);
         let worth = worth(found, length);
         self.lists.push(worth.then_some((first, first + found)));
-        if !worth {
-            self.positions.truncate(first);
-        }
+        self.positions.truncate(if worth { first + found } else { first });
     }
 }
 

@@ -12,6 +12,7 @@ mod fours;
 mod guess;
 mod int8;
 mod int8_avx2;
+mod live;
 mod pack;
 mod palette;
 mod philox;
