@@ -164,7 +164,10 @@ impl Live {
         let found = find(&mut self.positions[first..]);
         let worth = worth(found, length);
         self.lists.push(worth.then_some((first, first + found)));
-        self.positions.truncate(if worth { first + found } else { first });
+        // A list keeps room for all `k`, so that memory that was enough for zeros is enough for anything.
+        if !worth {
+            self.positions.truncate(first);
+        }
     }
 }
 
