@@ -101,7 +101,7 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal, $row_panels:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal, row_panels: $row_panels:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
@@ -229,8 +229,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, 12_582_912.0, run_f32, between_f32, guess_f32, below_f32, fours_f32, avx2: 6, avx512: 14, 3);
-real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, guess_f64, below_f64, fours_f64, avx2: 6, avx512: 6, 1);
+real!(f32, 12_582_912.0, run_f32, between_f32, guess_f32, below_f32, fours_f32, avx2: 6, avx512: 14, row_panels: 3);
+real!(f64, 6_755_399_441_055_744.0, run_f64, between_f64, guess_f64, below_f64, fours_f64, avx2: 6, avx512: 6, row_panels: 1);
 
 #[cfg(test)]
 mod tests {
