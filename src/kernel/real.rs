@@ -101,7 +101,8 @@ mod sealed {
 }
 
 macro_rules! real {
-    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident, avx2: $avx2_rows:literal, avx512: $avx512_rows:literal, row_panels: $row_panels:literal) => {
+    ($t:ty, $round:literal, $run:ident, $between:ident, $guess:ident, $below:ident, $fours:ident,
+     avx2: $avx2_rows:literal, avx512: $avx512_rows:literal, row_panels: $row_panels:literal) => {
         impl Real for $t {
             const INFINITY: Self = Self::INFINITY;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
